@@ -99,9 +99,7 @@ class Sample:
     @property
     def question(self) -> str:
         """The text of all user turns, without placeholders, for display and for text routing."""
-        return "\n".join(
-            turn.text.replace(IMAGE_PLACEHOLDER, "").strip() for turn in self.turns if turn.role == "user"
-        )
+        return "\n".join(turn.text.replace(IMAGE_PLACEHOLDER, "").strip() for turn in self.turns if turn.role == "user")
 
     @property
     def reply(self) -> str:

@@ -1,0 +1,67 @@
+"""The command `mmcl check`: mistakes in a recipe, and in the data that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmcl.cli_output import DONE, YOUR_MISTAKE, Result, print_problems, problems_document
+from mmcl.errors import Problem, UserError
+from mmcl.recipe import registry
+from mmcl.recipe.load import load_recipe
+from mmcl.recipe.spec import PluginSpec, Recipe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def check_recipe(path: Path, overrides: Sequence[str]) -> Result:
+    """Every mistake that can be found without weights.
+
+    Args:
+        path: the recipe's file.
+        overrides: `path=value` each.
+    """
+    problems: list[Problem] = []
+    reports: dict[str, Any] = {}
+    try:
+        recipe = load_recipe(path, overrides)
+    except UserError as error:
+        problems += error.problems
+    else:
+        for name in recipe.variant_names:
+            found, reports[name] = _check_data(recipe.variant(name))
+            problems += found
+    problems = list(dict.fromkeys(problems))  # variants share mistakes
+
+    def show(console: Console) -> None:
+        for name, report in reports.items():
+            console.print_json(data={name: report} if len(reports) > 1 else report)
+        if problems:
+            print_problems(problems, as_json=False, headline=f"{path}: {len(problems)} mistake(s)")
+        else:
+            console.print(f"{path}: no mistakes", markup=False)
+
+    return Result({**problems_document(problems), "data": reports}, show, YOUR_MISTAKE if problems else DONE)
+
+
+def _check_data(recipe: Recipe) -> tuple[list[Problem], dict[str, Any]]:
+    """Mistakes in the data of a recipe of one variant, and what the data are."""
+    from mmcl.data.check import check_tasks
+    from mmcl.stages import check_tasks as check_names
+
+    try:
+        tasks = registry.build("streams", recipe.stream, recipe.folder, seed=recipe.seed).tasks()
+    except UserError as error:
+        return list(error.problems), {}
+    problems: list[Problem] = []
+    try:
+        check_names(recipe, tasks)
+    except UserError as error:
+        problems += error.problems
+    for task in tasks:
+        metric = PluginSpec(task.metric, task.metric_options)
+        problems += registry.check("metrics", metric, recipe.folder, f"stream, task {task.name}, metric")
+    found, report = check_tasks(tasks)
+    return problems + list(found), report

@@ -1,0 +1,379 @@
+"""Metrics of continual learning: pure functions of a performance matrix.
+
+R[i, j] is the score on task j after stage i, R[0, j] the score before any stage, T the number of tasks learned. In
+papers stage i teaches task i; here `learned_at` says which stage taught which task, so that rows and columns in which
+no task was learned are allowed. A function raises `Undefined`, with the reason, where a cell that it needs was not
+measured: a value is never guessed from the cells that are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import fsum
+from pathlib import Path
+from typing import Any, Literal
+
+from mmcl.evaluation.matrix import Matrix, read_references
+
+Reference = Mapping[str, float]
+"""A reference score per task, such as the score at random initialisation or of a single-task model."""
+
+
+class Undefined(Exception):
+    """Why a metric has no value for this matrix."""
+
+
+# --------------------------------------------------------------------------------------------- the matrix as a stream
+
+
+def learned_at(matrix: Matrix) -> dict[int, int]:
+    """Which row taught which column: {column: row}, in the order of the rows.
+
+    Stages are matched to tasks by name (of repeated stages the first counts) if every stage is named like a task or
+    every task has a stage. Else they are matched by position, unless some names match and contradict that. Columns
+    without a stage are probes, or tasks still to come: the metrics leave them out.
+    """
+    column = {task: index for index, task in enumerate(matrix.tasks)}
+    named: dict[int, int] = {}
+    for row, stage in enumerate(matrix.stages):
+        if stage in column:
+            named.setdefault(column[stage], row)
+    if named and (len(named) == len(matrix.tasks) or column.keys() >= set(matrix.stages)):
+        return named
+    square = len(matrix.stages) == len(matrix.tasks)
+    if not named or (square and all(task == row for task, row in named.items())):
+        return {index: index for index in range(min(len(matrix.stages), len(matrix.tasks)))}
+    return named
+
+
+def notes(matrix: Matrix) -> list[str]:
+    """What a reader of the metrics has to know about how the matrix was read; empty where nothing was assumed."""
+    found: list[str] = []
+    learned = learned_at(matrix)
+    if any(matrix.tasks[task] != matrix.stages[row] for task, row in learned.items()):
+        found.append("stages are not named like the tasks: stage i is taken to have taught task i")
+    if left_out := [task for index, task in enumerate(matrix.tasks) if index not in learned]:
+        found.append(f"no stage taught these tasks, the metrics leave them out: {', '.join(left_out)}")
+    cells = [cell for row in (*matrix.values, matrix.row0 or ()) for cell in row if cell is not None]
+    if any(not 0 <= cell <= 1 for cell in cells):
+        found.append("scores lie outside [0, 1]: values are on the scale of the matrix, and DR_REM has no meaning")
+    return found
+
+
+def _cell(matrix: Matrix, row: int, task: int) -> float:
+    value = matrix.values[row][task]
+    if value is None:
+        raise Undefined(f"needs the score on {matrix.tasks[task]!r} after stage {matrix.stages[row]!r}: not measured")
+    return value
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fsum(values) / len(values)
+
+
+def _learned(matrix: Matrix) -> dict[int, int]:
+    learned = learned_at(matrix)
+    if not learned:
+        raise Undefined("the matrix has no stage in which a task was learned")
+    return learned
+
+
+def _old(matrix: Matrix) -> dict[int, int]:
+    """Tasks learned before the last stage: those that can be forgotten."""
+    old = {task: row for task, row in _learned(matrix).items() if row < len(matrix.stages) - 1}
+    if not old:
+        raise Undefined("needs a task that was learned before the last stage")
+    return old
+
+
+def _new(matrix: Matrix) -> dict[int, int]:
+    """Tasks learned after the first stage: those that earlier stages can help."""
+    new = {task: row for task, row in _learned(matrix).items() if row > 0}
+    if not new:
+        raise Undefined("needs a task that was learned after the first stage")
+    return new
+
+
+def _given(reference: Reference | None, matrix: Matrix, task: int, what: str) -> float:
+    name = matrix.tasks[task]
+    if reference is None or name not in reference:
+        raise Undefined(f"needs {what}" + ("" if reference is None else f" for {name!r}"))
+    return reference[name]
+
+
+# ------------------------------------------------------------------------------------------------------------ averages
+
+
+def acc(matrix: Matrix) -> float:
+    """Average accuracy over the learned tasks after the last stage."""
+    last = len(matrix.stages) - 1
+    return _mean([_cell(matrix, last, task) for task in _learned(matrix)])
+
+
+def op(matrix: Matrix) -> list[float | None]:
+    """Overall performance after each stage, over the tasks learned until then; None where a cell is missing."""
+    return [value if isinstance(value, float) else None for value in _op(matrix)]
+
+
+def _op(matrix: Matrix) -> list[float | Undefined]:
+    learned = _learned(matrix)
+    values: list[float | Undefined] = []
+    for stage in range(len(matrix.stages)):
+        try:
+            seen = [_cell(matrix, stage, task) for task, row in learned.items() if row <= stage]
+            values.append(_mean(seen) if seen else Undefined(f"no task was learned until {matrix.stages[stage]!r}"))
+        except Undefined as missing:
+            values.append(missing)
+    return values
+
+
+def maa(matrix: Matrix) -> float:
+    """Mean over stages of the overall performance."""
+    values = _op(matrix)
+    for value in values:
+        if isinstance(value, Undefined):
+            raise value
+    return _mean([value for value in values if isinstance(value, float)])
+
+
+def mft(matrix: Matrix) -> float:
+    """Mean of the scores right after learning each task."""
+    return _mean([_cell(matrix, row, task) for task, row in _learned(matrix).items()])
+
+
+# ---------------------------------------------------------------------------------------------- forgetting and transfer
+
+
+def bwt(matrix: Matrix) -> float:
+    """Backward transfer over the tasks that later stages could change (denominator T - 1)."""
+    last = len(matrix.stages) - 1
+    return _mean([_cell(matrix, last, task) - _cell(matrix, row, task) for task, row in _old(matrix).items()])
+
+
+def bwt_t(matrix: Matrix) -> float:
+    """Backward transfer over all T tasks: the last task adds a zero to the sum and one to the denominator."""
+    last = len(matrix.stages) - 1
+    return _mean([_cell(matrix, last, task) - _cell(matrix, row, task) for task, row in _learned(matrix).items()])
+
+
+Peak = Literal["learned", "chaudhry", "incl_last"]
+
+
+def forgetting(matrix: Matrix, *, peak: Peak = "learned") -> dict[str, float]:
+    """Peak score minus last score of each task learned before the last stage.
+
+    Args:
+        matrix: the scores.
+        peak: over which stages the peak is taken. `learned`: from the task's own stage to the one before the last;
+            `chaudhry`: every stage before the last; `incl_last`: from the task's own stage to the last, never negative.
+    """
+    last = len(matrix.stages) - 1
+    result = {}
+    for task, row in _old(matrix).items():
+        stages = range(0 if peak == "chaudhry" else row, last + 1 if peak == "incl_last" else last)
+        best = max(_cell(matrix, stage, task) for stage in stages)
+        result[matrix.tasks[task]] = best - _cell(matrix, last, task)
+    return result
+
+
+def fm(matrix: Matrix, *, peak: Peak = "learned") -> float:
+    """Mean of `forgetting`."""
+    return _mean(list(forgetting(matrix, peak=peak).values()))
+
+
+def first_minus_last(matrix: Matrix) -> dict[str, float]:
+    """Score right after learning minus last score, of each learned task."""
+    last = len(matrix.stages) - 1
+    learned = _learned(matrix)
+    return {matrix.tasks[task]: _cell(matrix, row, task) - _cell(matrix, last, task) for task, row in learned.items()}
+
+
+def fwt(matrix: Matrix, baseline: Reference | None) -> float:
+    """Forward transfer: the score just before a task's own stage minus the baseline."""
+    what = "a zero-shot row or baseline scores"
+    new = _new(matrix)
+    return _mean([_cell(matrix, row - 1, task) - _given(baseline, matrix, task, what) for task, row in new.items()])
+
+
+def intransigence(matrix: Matrix, single: Reference | None) -> float:
+    """How far learning a task in the stream falls short of learning it alone."""
+    what = "scores of single-task models"
+    learned = _learned(matrix)
+    return _mean([_given(single, matrix, task, what) - _cell(matrix, row, task) for task, row in learned.items()])
+
+
+# ---------------------------------------------------------------------------- whole-matrix averages and relative scores
+
+
+def dr_a(matrix: Matrix) -> float:
+    """Mean of the lower triangle with the diagonal."""
+    stages = len(matrix.stages)
+    return _mean([_cell(matrix, i, task) for task, row in _learned(matrix).items() for i in range(row, stages)])
+
+
+def dr_bwt(matrix: Matrix) -> float:
+    """Mean over the strict lower triangle of the difference from the diagonal."""
+    old, stages = _old(matrix), len(matrix.stages)
+    return _mean(
+        [_cell(matrix, i, task) - _cell(matrix, row, task) for task, row in old.items() for i in range(row + 1, stages)]
+    )
+
+
+def dr_fwt(matrix: Matrix) -> float:
+    """Mean of the strict upper triangle."""
+    return _mean([_cell(matrix, i, task) for task, row in _new(matrix).items() for i in range(row)])
+
+
+def mtil_transfer(matrix: Matrix) -> float:
+    """Mean over tasks of the mean score before the task's own stage."""
+    return _mean([_mean([_cell(matrix, i, task) for i in range(row)]) for task, row in _new(matrix).items()])
+
+
+def mtil_avg(matrix: Matrix) -> float:
+    """Mean of every cell."""
+    return _mean([_cell(matrix, i, task) for task in _learned(matrix) for i in range(len(matrix.stages))])
+
+
+def climb_relative_gain(
+    matrix: Matrix, baseline: Reference | None, single: Reference | None
+) -> dict[str, float | None]:
+    """Gain of learning in the stream over learning alone, in percent of what learning alone gains over the baseline."""
+    result: dict[str, float | None] = {}
+    for task, row in _learned(matrix).items():
+        start = _given(baseline, matrix, task, "a zero-shot row or baseline scores")
+        alone = _given(single, matrix, task, "scores of single-task models")
+        gain = _cell(matrix, row, task) - alone
+        result[matrix.tasks[task]] = None if alone == start else 100 * gain / (alone - start)
+    return result
+
+
+def climb_forgetting(matrix: Matrix, baseline: Reference | None) -> dict[str, dict[str, float | None]]:
+    """After each stage, each earlier task's loss in percent of what its own stage gained over the baseline."""
+    result: dict[str, dict[str, float | None]] = {}
+    old = _old(matrix)
+    for stage in range(1, len(matrix.stages)):
+        losses: dict[str, float | None] = {}
+        for task, row in old.items():
+            if row < stage:
+                peak = _cell(matrix, row, task)
+                start = _given(baseline, matrix, task, "a zero-shot row or baseline scores")
+                loss = peak - _cell(matrix, stage, task)
+                losses[matrix.tasks[task]] = None if peak == start else 100 * loss / (peak - start)
+        if losses:
+            result[matrix.stages[stage]] = losses
+    return result
+
+
+# ----------------------------------------------------------------------------------------------------------- documents
+
+DEFINITIONS: dict[str, str] = {
+    "ACC": "(1/T) sum_j R[T,j]: average accuracy after the last stage, also called Last, MFN or AP (Lopez-Paz and "
+    "Ranzato 2017, 1706.08840)",
+    "OP": "OP_t = (1/t) sum_{j<=t} R[t,j], one value per stage: overall performance (TRACE, 2310.06762)",
+    "MAA": "(1/T) sum_t OP_t: average incremental accuracy (iCaRL, 1611.07725; CoIN, 2403.08350)",
+    "MFT": "(1/T) sum_i R[i,i]: score right after learning, learning accuracy (MCITlib)",
+    "BWT": "(1/(T-1)) sum_{i<T} (R[T,i] - R[i,i]): backward transfer, denominator T-1 (Lopez-Paz and Ranzato 2017)",
+    "BWT_T": "(1/T) sum_{i<=T} (R[T,i] - R[i,i]): backward transfer, denominator T (CoIN, TRACE)",
+    "FM": "(1/(T-1)) sum_{j<T} (max_{j<=l<T} R[l,j] - R[T,j]): forgetting, peak since the task was learned (VQACL)",
+    "FM_chaudhry": "(1/(T-1)) sum_{j<T} (max_{l<T} R[l,j] - R[T,j]): forgetting, peak over all earlier stages, also "
+    "those before the task was learned (Chaudhry et al. 2018, 1801.10112)",
+    "FM_incl_last": "(1/(T-1)) sum_{j<T} (max_{j<=l<=T} R[l,j] - R[T,j]): forgetting, peak including the last stage, "
+    "never negative, so it hides improvement (LAMDA-PILOT)",
+    "FWT": "(1/(T-1)) sum_{i>=2} (R[i-1,i] - b_i): forward transfer (Lopez-Paz and Ranzato 2017)",
+    "intransigence": "(1/T) sum_i (s_i - R[i,i]), s_i = score of a model trained on task i alone (after Chaudhry et "
+    "al. 2018, who use the jointly trained model)",
+    "forgetting_per_task": "max_{j<=l<T} R[l,j] - R[T,j] of each task learned before the last stage; FM is the mean",
+    "first_minus_last_per_task": "R[j,j] - R[T,j] of each task; the mean is -BWT_T (avalanche's forgetting)",
+    "MTIL_transfer": "mean_{j>=2} mean_{i<j} R[i,j] (ZSCL, 2303.06628)",
+    "MTIL_avg": "mean of all R[i,j] (ZSCL)",
+    "MTIL_last": "= ACC (ZSCL)",
+    "DR_A": "mean of R[i,j], i>=j (Diaz-Rodriguez et al. 2018, 1810.13166)",
+    "DR_BWT": "mean of R[i,j] - R[j,j], i>j (Diaz-Rodriguez et al. 2018)",
+    "DR_REM": "1 - abs(min(DR_BWT, 0)): remembering, for scores in [0, 1] (Diaz-Rodriguez et al. 2018)",
+    "DR_BWT_plus": "max(DR_BWT, 0) (Diaz-Rodriguez et al. 2018)",
+    "DR_FWT": "mean of R[i,j], i<j (Diaz-Rodriguez et al. 2018)",
+    "climb_relative_gain_percent": "100 (R[i,i] - s_i) / (s_i - b_i) of each task, null where s_i = b_i (CLiMB, "
+    "2206.09059)",
+    "climb_forgetting_percent": "100 (R[j,j] - R[t,j]) / (R[j,j] - b_j) of each task j<t after each stage t, null "
+    "where R[j,j] = b_j (CLiMB)",
+}
+"""The formula of each metric, with its source."""
+
+_USE_BASELINE = ("FWT", "climb_relative_gain_percent", "climb_forgetting_percent")
+
+
+def metrics_of(matrix: Matrix, baseline: Reference | None = None, single: Reference | None = None) -> dict[str, Any]:
+    """Every metric of the matrix: the document of `metrics.json`.
+
+    Args:
+        matrix: the scores.
+        baseline: b_j, such as scores at random initialisation; the zero-shot row if None.
+        single: s_j, scores of models trained on one task alone.
+
+    Returns:
+        `{"metrics": {name: value or None}, "undefined": {name: reason}, "definitions": {name: text}, "warnings": []}`.
+        A value is a number, for `OP` a list with one entry per stage, for metrics per task an object.
+    """
+    named, start = "the given baseline scores", baseline
+    if baseline is None and matrix.row0 is not None:
+        named = "the zero-shot row"
+        start = {task: score for task, score in zip(matrix.tasks, matrix.row0, strict=True) if score is not None}
+    formulas: dict[str, Callable[[], Any]] = {
+        "ACC": lambda: acc(matrix),
+        "OP": lambda: op(matrix),
+        "MAA": lambda: maa(matrix),
+        "MFT": lambda: mft(matrix),
+        "BWT": lambda: bwt(matrix),
+        "BWT_T": lambda: bwt_t(matrix),
+        "FM": lambda: fm(matrix),
+        "FM_chaudhry": lambda: fm(matrix, peak="chaudhry"),
+        "FM_incl_last": lambda: fm(matrix, peak="incl_last"),
+        "FWT": lambda: fwt(matrix, start),
+        "intransigence": lambda: intransigence(matrix, single),
+        "forgetting_per_task": lambda: forgetting(matrix),
+        "first_minus_last_per_task": lambda: first_minus_last(matrix),
+        "MTIL_transfer": lambda: mtil_transfer(matrix),
+        "MTIL_avg": lambda: mtil_avg(matrix),
+        "MTIL_last": lambda: acc(matrix),
+        "DR_A": lambda: dr_a(matrix),
+        "DR_BWT": lambda: dr_bwt(matrix),
+        "DR_REM": lambda: 1 - abs(min(dr_bwt(matrix), 0.0)),
+        "DR_BWT_plus": lambda: max(dr_bwt(matrix), 0.0),
+        "DR_FWT": lambda: dr_fwt(matrix),
+        "climb_relative_gain_percent": lambda: climb_relative_gain(matrix, start, single),
+        "climb_forgetting_percent": lambda: climb_forgetting(matrix, start),
+    }
+    values: dict[str, Any] = {}
+    undefined: dict[str, str] = {}
+    for name, formula in formulas.items():
+        try:
+            values[name] = formula()
+        except Undefined as reason:
+            values[name] = None
+            undefined[name] = str(reason)
+    if values["OP"] is not None and (missing := [str(value) for value in _op(matrix) if isinstance(value, Undefined)]):
+        undefined["OP"] = "; ".join(missing)
+    definitions = dict(DEFINITIONS)
+    if start is not None:
+        definitions |= {name: f"{DEFINITIONS[name]}; b = {named}" for name in _USE_BASELINE}
+    return {"metrics": values, "undefined": undefined, "definitions": definitions, "warnings": notes(matrix)}
+
+
+def metrics_document(path: Path, baseline: Path | None = None, single: Path | None = None) -> dict[str, Any]:
+    """The document of `mmcl metrics MATRIX --json`: the metrics themselves, `undefined`, `definitions`, `warnings`.
+
+    Args:
+        path: `matrix.csv` or `matrix.json`.
+        baseline: CSV of b_j, see `read_references`.
+        single: CSV of s_j.
+
+    Raises:
+        UserError: naming file and row of what can't be read.
+    """
+    matrix = Matrix.read(path)
+    document = metrics_of(
+        matrix,
+        baseline=None if baseline is None else read_references(baseline, matrix.tasks),
+        single=None if single is None else read_references(single, matrix.tasks),
+    )
+    return {**document.pop("metrics"), **document}

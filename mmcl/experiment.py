@@ -1,0 +1,356 @@
+"""Run a recipe: every variant, every stage, every cell of the matrix; finished parts are kept and shared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from mmcl import __version__
+from mmcl.data.types import Task
+from mmcl.errors import UserError
+from mmcl.evaluation.continual import metrics_of
+from mmcl.evaluation.evaluate import evaluate_task
+from mmcl.evaluation.matrix import Matrix
+from mmcl.evaluation.predictions import write_predictions
+from mmcl.gallery import write_thumbnails
+from mmcl.progress import Progress
+from mmcl.protocols import Metric
+from mmcl.recipe import registry
+from mmcl.recipe.spec import PluginSpec, Recipe
+from mmcl.session import Session, describe_methods
+from mmcl.stages import Stage, plan, samples_hash
+from mmcl.training import checkpoint
+from mmcl.training.methods import Methods
+
+PACKAGES = ("torch", "transformers", "peft", "timm", "open_clip_torch", "accelerate", "datasets", "pillow", "numpy")
+
+
+class Experiment:
+    """A recipe and the folder of its run.
+
+    Args:
+        recipe: with or without variants.
+        folder: of the run; made if need be. A finished stage in it is used again if all it depends on is the same.
+        progress: shows what goes on; default: nothing.
+        encoder: a vision encoder to use instead of the one that the recipe names.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        progress: Progress | None = None,
+        encoder: nn.Module | None = None,
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.recipe = recipe
+        self.folder = folder
+        self.progress = progress or Progress.silent()
+        self.encoder = encoder
+        self.accelerator = Accelerator()
+        self.main = self.accelerator.is_main_process
+        self._streams: dict[str, list[Task]] = {}
+
+    # -------------------------------------------------------------------------------------------------- the run
+
+    def run(self, only: str | None = None) -> None:
+        """Train and evaluate all variants (or only one) and write matrices, metrics and the report.
+
+        Raises:
+            UserError: a mistake in the recipe, the data or a plug-in; what was finished stays.
+        """
+        names = self.recipe.variant_names if only is None else (only,)
+        plans = {name: self.stages(name) for name in names}
+        self._write_heads(plans)
+        for name, (recipe, tasks, stages) in plans.items():
+            if len(plans) > 1:
+                self.progress.message(f"variant {name}")
+            self._run_variant(name, recipe, tasks, stages)
+        if self.main:
+            from mmcl.report import write
+
+            write(self.folder)
+
+    def stages(self, variant: str) -> tuple[Recipe, list[Task], list[Stage]]:
+        """The recipe, the stream's tasks and the stages of a variant.
+
+        Raises:
+            UserError: the stream can't be built, or the stages do not fit it.
+        """
+        recipe = self.recipe.variant(variant)
+        key = json.dumps(recipe.to_dict()["stream"], sort_keys=True, default=str) + str(recipe.seed)
+        if key not in self._streams:
+            stream = registry.build("streams", recipe.stream, recipe.folder, seed=recipe.seed)
+            self._streams[key] = list(stream.tasks())
+        tasks = self._streams[key]
+        fingerprint = ""
+        if self.encoder is not None:
+            from mmcl.model.features import fingerprint as of
+
+            fingerprint = of(self.encoder, "object")
+        return recipe, tasks, plan(recipe, tasks, fingerprint)
+
+    def _run_variant(self, name: str, recipe: Recipe, tasks: list[Task], stages: list[Stage]) -> None:
+        by_name = {task.name: task for task in tasks}
+        columns = [stage.task for stage in stages if stage.task and stage.scored]
+        scores: dict[str, dict[str, float]] = {}
+        row0 = self._row0(recipe, stages)
+        session: Session | None = None
+        for stage in stages:
+            if not self.done(stage):
+                session = self._at(session, stages[stage.index - 1], stages, recipe)
+                manifest = session.train(stage, by_name, self.folder)
+                self._log(name, stage, manifest)
+            wanted = self._columns(stage, stages, recipe, columns, row0)
+            missing = [task for task in wanted if self._score(stage, task, recipe) is None]
+            if missing:
+                session = self._at(session, stage, stages, recipe)
+                methods = Methods({}) if stage is row0 else session.active(stage)
+                for task in missing:
+                    self._evaluate(name, stage, task, recipe, session, methods)
+            scores[stage.hash] = {task.name: self._read_score(stage, task, recipe) for task in wanted}
+            self._write_matrix(name, stages, columns, scores, row0)
+        if self.main:
+            write_thumbnails(self.folder, stages, columns)
+
+    def _row0(self, recipe: Recipe, stages: Sequence[Stage]) -> Stage | None:
+        """The stage after which every task is asked before the first scored one is trained."""
+        first = next((stage for stage in stages if stage.scored), None)
+        return stages[first.index - 1] if first and recipe.evaluate.zero_shot else None
+
+    def _columns(
+        self, stage: Stage, stages: Sequence[Stage], recipe: Recipe, columns: Sequence[Task], row0: Stage | None
+    ) -> list[Task]:
+        """The tasks to be asked after this stage."""
+        if stage is row0 or (stage.scored and recipe.evaluate.tasks == "all"):
+            return list(columns)
+        if not stage.scored:
+            return []
+        return [s.task for s in stages[: stage.index + 1] if s.task and s.scored]
+
+    def _at(self, session: Session | None, stage: Stage, stages: Sequence[Stage], recipe: Recipe) -> Session:
+        """A session at this stage: the one at hand, or a new one."""
+        if session is not None and session.at == stage.hash:
+            return session
+        del session  # before the next one takes as much memory
+        return self.at(stage, stages, recipe)
+
+    def at(self, stage: Stage, stages: Sequence[Stage], recipe: Recipe) -> Session:
+        """A new session at a finished stage."""
+        session = Session(recipe, self.accelerator, self.progress, self.encoder)
+        session.load(stage, stages, self.folder)
+        return session
+
+    def open(self, variant: str | None, stage: str) -> tuple[Session, Stage, list[Stage], list[Task]]:
+        """A session at a finished stage.
+
+        Args:
+            variant: None for the only or first one.
+            stage: its name, its label, `start`, or `last`.
+
+        Raises:
+            UserError: there is no such variant or stage, or it is not finished.
+        """
+        recipe, tasks, stages = self.stages(self.variant(variant))
+        chosen = self.find(stages, stage)
+        return self.at(chosen, stages, recipe), chosen, stages, tasks
+
+    def variant(self, name: str | None) -> str:
+        """The variant of that name, or the first."""
+        names = self.recipe.variant_names
+        if name is not None and name not in names:
+            raise UserError(f"there is no variant `{name}`", where=str(self.folder), hint=f"it has {', '.join(names)}")
+        return name or names[0]
+
+    def find(self, stages: Sequence[Stage], wanted: str) -> Stage:
+        """The finished stage of that name or label."""
+        done = [stage for stage in stages if self.done(stage)]
+        if wanted == "last":
+            return done[-1]
+        found = [stage for stage in done if wanted in (stage.name, stage.label)]
+        if not found:
+            raise UserError(
+                f"there is no finished stage `{wanted}`",
+                where=str(self.folder),
+                hint=f"finished are {', '.join(stage.name for stage in done)}",
+            )
+        return found[-1]
+
+    # ------------------------------------------------------------------------------------------------- one cell
+
+    def done(self, stage: Stage) -> bool:
+        """Whether the stage is finished; the start always is."""
+        return stage.task is None or (self.folder / stage.folder / checkpoint.DONE).exists()
+
+    def _cell(self, stage: Stage, task: Task) -> Path:
+        return self.folder / stage.folder / "predictions" / f"{task.name}.json"
+
+    def _cell_hash(self, stage: Stage, task: Task, recipe: Recipe) -> str:
+        spec = recipe.evaluate
+        content = [
+            stage.hash, samples_hash(task.test[: spec.limit]), task.metric, dict(task.metric_options),
+            spec.max_new_tokens, __version__,
+        ]
+        return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
+
+    def _score(self, stage: Stage, task: Task, recipe: Recipe) -> float | None:
+        """The cell's score, if it has been measured on these questions."""
+        path = self._cell(stage, task)
+        if not path.exists():
+            return None
+        about = checkpoint.read_json(path)
+        return float(about["corpus"]) if about.get("hash") == self._cell_hash(stage, task, recipe) else None
+
+    def _read_score(self, stage: Stage, task: Task, recipe: Recipe) -> float:
+        self.accelerator.wait_for_everyone()
+        score = self._score(stage, task, recipe)
+        assert score is not None
+        return score
+
+    def _evaluate(
+        self, variant: str, stage: Stage, task: Task, recipe: Recipe, session: Session, methods: Methods
+    ) -> None:
+        metric: Metric = registry.build("metrics", PluginSpec(task.metric, task.metric_options), recipe.folder)
+        cell = evaluate_task(
+            session.model,
+            methods,
+            task,
+            metric,
+            recipe.evaluate,
+            accelerator=self.accelerator,
+            progress=self.progress,
+            label=f"{stage.label} on {task.name}",
+        )
+        if not self.main:
+            return
+        path = self._cell(stage, task)
+        write_predictions(path.with_suffix(".jsonl"), cell.predictions, cell.score.rows, model_id=stage.label)
+        about = {
+            "task": task.name,
+            "metric": task.metric,
+            "mode": str(getattr(metric, "mode", "strict")),
+            "definition": metric.definition,
+            "follows": metric.follows,
+            "corpus": cell.score.corpus,
+            "n": len(cell.predictions),
+            "seconds": cell.seconds,
+            "hash": self._cell_hash(stage, task, recipe),
+        }
+        checkpoint.write_json(path, about)
+        row = {"variant": variant, "stage": stage.label, "task": task.name, "metric": task.metric}
+        self._append("results.jsonl", {**row, "score": cell.score.corpus, "n": len(cell.predictions)})
+
+    # --------------------------------------------------------------------------------------------------- files
+
+    def home(self, variant: str) -> Path:
+        """Where the variant's matrix lies: the run's folder, or `variants/NAME` where the recipe has variants."""
+        return self.folder / "variants" / variant if self.recipe.variants else self.folder
+
+    def _write_matrix(
+        self,
+        variant: str,
+        stages: Sequence[Stage],
+        columns: Sequence[Task],
+        scores: Mapping[str, Mapping[str, float]],
+        row0: Stage | None,
+    ) -> None:
+        if not self.main or not columns:
+            return
+        rows = [stage for stage in stages if stage.scored and stage.hash in scores]
+        first = scores.get(row0.hash) if row0 else None
+        matrix = Matrix(
+            tasks=[task.name for task in columns],
+            stages=[stage.name for stage in rows],
+            values=[[scores[stage.hash].get(task.name) for task in columns] for stage in rows],
+            row0=[first.get(task.name) for task in columns] if first else None,
+        )
+        home = self.home(variant)
+        home.mkdir(parents=True, exist_ok=True)
+        matrix.write_json(home / "matrix.json")
+        matrix.write_csv(home / "matrix.csv")
+        if rows:
+            checkpoint.write_json(home / "metrics.json", metrics_of(matrix))
+
+    def _write_heads(self, plans: Mapping[str, tuple[Recipe, list[Task], list[Stage]]]) -> None:
+        """What can be said before anything ran: recipe, environment, the plan of the run."""
+        if not self.main:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(self.recipe.to_dict(), sort_keys=False, allow_unicode=True)
+        checkpoint.write_text(self.folder / "recipe.yaml", text)
+        checkpoint.write_json(self.folder / "environment.json", environment(str(self.accelerator.device)))
+        path = self.folder / "run.json"
+        old = checkpoint.read_json(path) if path.exists() else {}
+        checkpoint.write_json(
+            path,
+            {
+                "name": self.recipe.name,
+                "created": old.get("created") or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "mmcl": __version__,
+                "variants": {**old.get("variants", {}), **{name: self._head(*each) for name, each in plans.items()}},
+            },
+        )
+
+    def _head(self, recipe: Recipe, tasks: list[Task], stages: list[Stage]) -> dict[str, Any]:
+        row0 = self._row0(recipe, stages)
+        specs = list({json.dumps([m.name, dict(m.options)]): m for stage in stages for m in stage.methods}.values())
+        made = {
+            str(k): registry.build("methods", spec, recipe.folder, seed=recipe.seed) for k, spec in enumerate(specs)
+        }
+        return {
+            "tasks": [stage.name for stage in stages if stage.scored],
+            "stages": [
+                {
+                    "name": stage.name,
+                    "label": stage.label,
+                    "folder": stage.folder,
+                    "kind": stage.kind,
+                    "tasks": [stage.name],
+                    "scored": stage.scored,
+                }
+                for stage in stages
+                if stage.task
+            ],
+            "methods": describe_methods(specs, made),
+            "row0": row0.folder if row0 else None,
+        }
+
+    def _log(self, variant: str, stage: Stage, manifest: Mapping[str, Any]) -> None:
+        if self.main:
+            event = {"event": "stage", "variant": variant, "stage": stage.label, "losses": manifest["losses"]}
+            self._append("log.jsonl", {**event, "cost": manifest["cost"]})
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        with (self.folder / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions and machine, for the run's folder."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "mmcl": __version__,
+        "python": platform.python_version(),
+        **versions,
+        "platform": platform.platform(),
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "device": device,
+    }

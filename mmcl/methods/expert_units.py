@@ -1,0 +1,159 @@
+"""What a projector expert is made of: a full copy of the base projector, LoRA on its linear layers, or a residual.
+
+Shapes: I images, T visual tokens of one image, W width of the encoder, D width of the language model. Each unit maps
+features [I, T, W] to the base projector's output, and at initialisation gives exactly that output. `LoRAUnit` and
+`ResidualUnit` compute with the base projector but do not own it: their parameters are only what they add.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import zlib
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mmcl.errors import UserError
+
+Unit = Literal["copy", "lora", "residual"]
+
+LORA_SCALE = 2.0
+"""alpha / rank, the default of the language model's LoRA as well."""
+
+
+class LoRAUnit(nn.Module):
+    """The base projector with a low-rank update in each linear layer: W x + b becomes (W + scale * up @ down) x + b.
+
+    LoRA (Hu et al., 2106.09685, section 4.1) on a projector. The sum W + update is formed before the product, so with
+    `up` = 0 the output equals the base projector's bit for bit.
+
+    Args:
+        base: the base projector, frozen while the expert trains.
+        rank: of each update.
+        generator: draws `down`.
+    """
+
+    base: nn.Module
+
+    def __init__(self, base: nn.Module, *, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        object.__setattr__(self, "base", base)  # not a submodule: its parameters belong to the assembly
+        self.names: tuple[str, ...] = tuple(linear_layers(base))
+        self.down = nn.ParameterList()
+        self.up = nn.ParameterList()
+        for layer in linear_layers(base).values():
+            weight = layer.weight
+            bound = 1 / math.sqrt(layer.in_features)
+            down = torch.empty(rank, layer.in_features).uniform_(-bound, bound, generator=generator)
+            self.down.append(nn.Parameter(down.to(weight)))
+            self.up.append(nn.Parameter(weight.new_zeros(layer.out_features, rank)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features [I, T, W] -> tokens [I, tokens(T), D]."""
+        weights = {}
+        for name, down, up in zip(self.names, self.down, self.up, strict=True):
+            layer = self.base.get_submodule(name)
+            weights[f"{name}.weight" if name else "weight"] = layer.weight + LORA_SCALE * (up @ down)
+        output: Tensor = functional_call(self.base, weights, (features,))
+        return output
+
+
+class ResidualUnit(nn.Module):
+    """P(x) + E(x), where P is the base projector and E a bottleneck whose last layer starts at zero.
+
+    Args:
+        base: the base projector, frozen while the expert trains.
+        rank: width of the bottleneck.
+        in_width: W.
+        out_width: D.
+        generator: draws the first layer.
+    """
+
+    base: nn.Module
+
+    def __init__(
+        self, base: nn.Module, *, rank: int, in_width: int, out_width: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        object.__setattr__(self, "base", base)  # not a submodule: its parameters belong to the assembly
+        like = next(base.parameters(), torch.empty(0))
+        bound = 1 / math.sqrt(in_width)
+        down = torch.empty(rank, in_width).uniform_(-bound, bound, generator=generator)
+        self.down = nn.Parameter(down.to(like))
+        self.down_bias = nn.Parameter(like.new_zeros(rank))
+        self.up = nn.Parameter(like.new_zeros(out_width, rank))
+        self.up_bias = nn.Parameter(like.new_zeros(out_width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features [I, T, W] -> tokens [I, T, D]."""
+        hidden = nn.functional.gelu(nn.functional.linear(features, self.down, self.down_bias))  # [I, T, rank]
+        tokens: Tensor = self.base(features)
+        return tokens + nn.functional.linear(hidden, self.up, self.up_bias)
+
+
+def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers of a module by their names in it, in order."""
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+
+
+def output_shape(base: nn.Module, tokens: int, width: int) -> tuple[int, int]:
+    """Tokens and width that leave the projector for one image of [tokens, width]; found by running it on zeros."""
+    like = next(base.parameters(), torch.empty(0))
+    with torch.no_grad():
+        out: Tensor = base(like.new_zeros(1, tokens, width))
+    return int(out.shape[1]), int(out.shape[2])
+
+
+def check_unit(kind: Unit, base: nn.Module, *, tokens: int, width: int) -> None:
+    """Refuse a unit that this base projector cannot have.
+
+    Raises:
+        UserError: LoRA on a projector without linear layers, or a residual to a projector that changes the number of
+            tokens.
+    """
+    if kind == "lora" and not linear_layers(base):
+        raise UserError(
+            "the projector has no linear layer for a LoRA expert", where="projector_experts.unit", hint="use `copy`"
+        )
+    if kind == "residual" and output_shape(base, tokens, width)[0] != tokens:
+        raise UserError(
+            "a residual expert needs a projector that keeps the number of visual tokens",
+            where="projector_experts.unit",
+            hint="use `copy` or `lora`",
+        )
+
+
+def make_unit(kind: Unit, base: nn.Module, *, name: str, rank: int, tokens: int, width: int) -> nn.Module:
+    """A new expert that gives the base projector's output.
+
+    Random numbers come from a generator of its own, seeded with the run's seed and the expert's name: an expert starts
+    the same whatever was drawn before it, and making it changes no other random number.
+
+    Args:
+        kind: the unit.
+        base: the base projector.
+        name: of the expert.
+        rank: of the LoRA updates, or width of the residual's bottleneck.
+        tokens: T.
+        width: W.
+    """
+    generator = torch.Generator().manual_seed((torch.initial_seed() + zlib.crc32(name.encode())) % 2**63)
+    if kind == "copy":
+        return copy.deepcopy(base)
+    if kind == "lora":
+        return LoRAUnit(base, rank=rank, generator=generator)
+    out_width = output_shape(base, tokens, width)[1]
+    return ResidualUnit(base, rank=rank, in_width=width, out_width=out_width, generator=generator)
+
+
+def unit_parameters(kind: Unit, base: nn.Module, *, rank: int, tokens: int, width: int) -> int:
+    """How many parameters one more expert adds, from sizes alone."""
+    if kind == "copy":
+        return sum(parameter.numel() for parameter in base.parameters())
+    if kind == "lora":
+        return sum(rank * (layer.in_features + layer.out_features) for layer in linear_layers(base).values())
+    out_width = output_shape(base, tokens, width)[1]
+    return rank * (width + 1) + out_width * (rank + 1)

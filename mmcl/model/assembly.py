@@ -1,0 +1,347 @@
+"""The assembled model: encoder -> projector (and its experts) -> language model (and its adapters).
+
+Shapes: B rows, L positions, N supervised positions, V vocabulary, I images, T visual tokens, W and D widths.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mmcl.data.types import ImageSource, Sample, Samples
+from mmcl.errors import UserError
+from mmcl.model.adapters import Adapters
+from mmcl.model.capability import context_length, packs
+from mmcl.model.features import FeatureCache, fingerprint, load_pixels
+from mmcl.model.packing import Item, expand, pack, padded
+from mmcl.model.parts import select_parameters
+from mmcl.model.prompt import Prompt
+from mmcl.protocols import BASE, Batch, Encoder, EncoderInfo, Output, Projector, Route
+from mmcl.recipe.spec import LoRASpec
+
+ENCODE_BATCH = 32
+
+
+class Assembly(nn.Module):
+    """A vision encoder, a projector and a causal language model as one trainable model.
+
+    Args:
+        encoder: follows `mmcl.protocols.Encoder`.
+        projector: maps [I, T, W] to [I, tokens(T), D].
+        language: any causal language model of transformers.
+        tokenizer: of the language model.
+        lora: adds a shared LoRA adapter (and allows `add_adapter`); None for none.
+        train: the parts that train, such as `("projector", "language.lora")`; see `set_trainable`.
+        prompt: how conversations become tokens; default: `Prompt(tokenizer)`.
+        packing: `auto` packs where the language model can (see `mmcl.model.capability`); `packed` or `padded` insist.
+        max_length: longest sample in tokens; default: the language model's context.
+        row_tokens: length of a packed row, for calls that do not say.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: nn.Module,
+        projector: nn.Module,
+        language: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        lora: LoRASpec | None = None,
+        train: Sequence[str] = ("projector", "language.lora"),
+        prompt: Prompt | None = None,
+        packing: str = "auto",
+        max_length: int | None = None,
+        row_tokens: int = 512,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.projector = projector
+        self.experts = nn.ModuleDict()
+        self.language = language
+        self.tokenizer = tokenizer
+        self.prompt = prompt or Prompt(tokenizer)
+        self.encoder_info: EncoderInfo = cast(Encoder, encoder).info
+        self.fingerprint = fingerprint(encoder, self.encoder_info.source)
+        self.visual_tokens = cast(Projector, projector).tokens(self.encoder_info.tokens)
+        self.packed = packs(language, packing)
+        self.max_length = max_length or context_length(language)
+        self.row_tokens = row_tokens
+        self.recipe_train = tuple(train)
+        self.max_new_tokens = 16
+        self._features = FeatureCache()
+        self._transform = cast(Encoder, encoder).transform()
+        self._changed: set[str] = set()
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+        self.adapters = Adapters(language, lora)
+        self.set_trainable(train)
+        self.eval()
+
+    # ------------------------------------------------------------------------------------------------ what trains
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model lives."""
+        return next(self.language.parameters()).device
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Parameters that train now, by full name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def set_trainable(self, patterns: Iterable[str]) -> None:
+        """Exactly the parameters that the patterns name train from now on (`mmcl.model.parts`).
+
+        Raises:
+            UserError: a pattern names nothing.
+        """
+        chosen = select_parameters(dict(self.named_parameters()), patterns)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in chosen)
+            if name not in chosen:
+                parameter.grad = None
+        self._changed |= chosen
+        if any(name.startswith("encoder.") for name in chosen):
+            self._features.clear()
+
+    @property
+    def encoder_trains(self) -> bool:
+        """Whether any parameter of the encoder trains now."""
+        return any(parameter.requires_grad for parameter in self.encoder.parameters())
+
+    def add_expert(self, name: str, module: nn.Module) -> None:
+        """Add a projector expert, a module from [I, T, W] to [I, tokens(T), D]."""
+        if name in self.experts:
+            raise ValueError(f"there is an expert {name!r} already")
+        self.experts[name] = module.to(self.device)
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+
+    def remove_expert(self, name: str) -> None:
+        """Forget an expert."""
+        del self.experts[name]
+        self._changed = {changed for changed in self._changed if not changed.startswith(f"experts.{name}.")}
+
+    def add_adapter(self, name: str) -> None:
+        """Add a LoRA adapter of the recipe's settings; it is a no-op until it has trained, and acts only when routed to."""
+        self.adapters.add(name)
+
+    def snapshot(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Copies of the named parameters (default: those that train now)."""
+        parameters = dict(self.named_parameters())
+        return {name: parameters[name].detach().clone() for name in (self.trainable() if names is None else names)}
+
+    @contextlib.contextmanager
+    def using(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, the named parameters have these values; afterwards their own again."""
+        parameters = dict(self.named_parameters())
+        own = {name: parameters[name].data for name in tensors}
+        try:
+            for name, tensor in tensors.items():
+                parameters[name].data = tensor
+            yield
+        finally:
+            for name, data in own.items():
+                parameters[name].data = data
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that is not given by the recipe's weights: projector, experts, adapters, whatever trained."""
+        kept = {}
+        for name, parameter in self.named_parameters():
+            own = name.startswith(("projector.", "experts.")) or ".lora_" in name
+            if own or name in self._changed:
+                kept[name] = parameter.detach()
+        for name, buffer in self.named_buffers():
+            if name.startswith(("projector.", "experts.")):
+                kept[name] = buffer.detach()
+        return kept
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """The reverse of `state`; experts and adapters must exist already.
+
+        Raises:
+            UserError: the tensors do not fit this model.
+        """
+        own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        wrong = [name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape]
+        missing = [name for name in self.state() if name not in tensors]
+        if wrong or missing:
+            raise UserError(
+                f"the checkpoint does not fit the model: {', '.join((wrong + missing)[:5])}",
+                hint="the recipe was changed, or the file belongs to another run",
+            )
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                own[name].copy_(tensor)
+        self._changed |= set(tensors) & set(dict(self.named_parameters()))
+        self._features.clear()
+
+    # -------------------------------------------------------------------------------------------------- features
+
+    def image_features(self, images: Sequence[ImageSource]) -> list[Tensor]:
+        """Encoder output of each image, [T, W]; computed once per image while the encoder is frozen."""
+        if self.encoder_trains:
+            return list(self._encode(images))
+        found: dict[str, Tensor] = {}
+        missing: dict[str, ImageSource] = {}
+        for image in images:
+            features = self._features.get(image.digest)
+            if features is None:
+                features = image.stored_features(self.fingerprint)
+            if features is not None:
+                found[image.digest] = features.to(self.device, torch.float32)
+            else:
+                missing[image.digest] = image
+        todo = list(missing.values())
+        with torch.no_grad():
+            for start in range(0, len(todo), ENCODE_BATCH):
+                chunk = todo[start : start + ENCODE_BATCH]
+                for image, features in zip(chunk, self._encode(chunk), strict=True):
+                    found[image.digest] = features.clone()
+                    self._features.put(image.digest, found[image.digest])
+        return [found[image.digest] for image in images]
+
+    def _encode(self, images: Sequence[ImageSource]) -> Tensor:
+        features: Tensor = self.encoder(load_pixels(images, self._transform, self.device)).float()
+        info = self.encoder_info
+        if tuple(features.shape) != (len(images), info.tokens, info.width):
+            raise UserError(
+                f"the encoder promised [{len(images)}, {info.tokens}, {info.width}] (images, tokens, width), "
+                f"but forward gave {list(features.shape)}",
+                where=f"encoder {type(self.encoder).__name__}",
+                hint="make `info` say what `forward` returns",
+            )
+        return features
+
+    def project(self, features: Tensor, route: Route) -> Tensor:
+        """Features [I, T, W] of one route -> visual tokens [I, T', D]."""
+        if not route.experts:
+            return cast(Tensor, self.projector(features))
+        parts = [
+            weight * (self.projector if name == "base" else self.experts[name])(features)
+            for name, weight in route.experts
+        ]
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Mean of the language model's input embeddings of each text, [len(texts), D]; zeros for an empty text."""
+        embed = self.language.get_input_embeddings()
+        result = torch.zeros(len(texts), embed.weight.shape[1], device=self.device)
+        with torch.no_grad():
+            for row, text in enumerate(texts):
+                ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+                if ids:
+                    result[row] = embed(torch.tensor(ids, device=self.device)).float().mean(0)
+        return result
+
+    # ----------------------------------------------------------------------------------------------------- batches
+
+    def items(
+        self, samples: Samples, routes: Sequence[Route] | None, supervise: Sequence[Sequence[bool]] | None = None
+    ) -> list[Item]:
+        """Tokenised samples; by default the assistant's turns are supervised.
+
+        Raises:
+            UserError: a sample is longer than the language model's context.
+        """
+        items = []
+        for index, sample in enumerate(samples):
+            turns = supervise[index] if supervise else [turn.role == "assistant" for turn in sample.turns]
+            ids, targets = expand(self.prompt.encode(sample, turns), self.visual_tokens)
+            if len(ids) > self.max_length:
+                raise UserError(
+                    f"{len(ids)} tokens ({len(sample.images)} images of {self.visual_tokens} tokens each), "
+                    f"but the language model takes {self.max_length}",
+                    where=f"task {sample.task}, sample {sample.id}",
+                    hint="shorten the text, use a projector with fewer tokens, or raise model.max_length",
+                )
+            items.append(Item(sample, routes[index] if routes else BASE, ids, targets))
+        return items
+
+    def pack(
+        self,
+        samples: Samples,
+        routes: Sequence[Route] | None = None,
+        *,
+        row_tokens: int | None = None,
+        supervise: Sequence[Sequence[bool]] | None = None,
+    ) -> list[Batch]:
+        """Batches that hold these samples, packed or padded as the model can take them."""
+        return self.batches(self.items(samples, routes, supervise), row_tokens)
+
+    def batches(self, items: Sequence[Item], row_tokens: int | None = None) -> list[Batch]:
+        """Batches of tokenised samples."""
+        layout = pack if self.packed else padded
+        pad = int(cast(int, self.tokenizer.pad_token_id))
+        return layout(items, row_tokens=row_tokens or self.row_tokens, pad=pad)
+
+    # ----------------------------------------------------------------------------------------------------- forward
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Input embeddings [B, L, D] with the projected images spliced in."""
+        embed = self.language.get_input_embeddings()
+        embeds = embed(batch.input_ids.to(self.device))
+        if not batch.images:
+            return cast(Tensor, embeds)
+        visual = self._visual(batch)
+        width, length = embeds.shape[2], embeds.shape[1]
+        places = torch.tensor([row * length + start for row, start, _ in batch.image_slots], device=self.device)
+        places = (places[:, None] + torch.arange(self.visual_tokens, device=self.device)).flatten()
+        entries = torch.tensor([entry for _, _, entry in batch.image_slots], device=self.device)
+        values = visual[entries].flatten(0, 1).to(embeds.dtype)
+        return embeds.flatten(0, 1).index_put((places,), values).view(-1, length, width)
+
+    def _visual(self, batch: Batch) -> Tensor:
+        """Projected tokens [I, T', D] of the batch's images, grouped by route."""
+        features = torch.stack(self.image_features(batch.images))
+        groups: dict[tuple[tuple[str, float], ...], list[int]] = {}
+        for index, route in enumerate(batch.image_routes):
+            groups.setdefault(route.experts, []).append(index)
+        if len(groups) == 1:
+            return self.project(features, batch.image_routes[0])
+        order = [index for group in groups.values() for index in group]
+        parts = [self.project(features[group], batch.image_routes[group[0]]) for group in groups.values()]
+        return torch.cat(parts)[torch.tensor(order, device=self.device).argsort()]
+
+    def attention(self, batch: Batch) -> Tensor:
+        """The attention mask as the language model takes it: additive [B, 1, L, L], or 2-D for padded rows."""
+        if not self.packed:
+            return (~batch.is_padding).long().to(self.device)
+        dtype = self.language.dtype
+        mask = torch.zeros(batch.visible.shape, dtype=dtype, device=self.device)
+        return mask.masked_fill_(~batch.visible.to(self.device), torch.finfo(dtype).min)[:, None]
+
+    def forward(self, batch: Batch, *, hidden: bool = False) -> Output:
+        """Run a batch. Only the supervised positions go through the language model's head."""
+        with self.adapters.active(batch.routes[0].adapters):
+            return self._forward(batch, hidden)
+
+    def _forward(self, batch: Batch, hidden: bool) -> Output:
+        inputs: dict[str, Any] = {"attention_mask": self.attention(batch), "use_cache": False}
+        if self.packed:
+            inputs["position_ids"] = batch.position_ids.to(self.device)
+        where = batch.where.to(self.device)
+        single = batch.input_ids.shape[0] == 1
+        if single and self.adapters.takes_logits_to_keep:
+            inputs["logits_to_keep"] = where
+        out = self.language(
+            inputs_embeds=self.embed(batch), output_hidden_states=hidden, return_dict=True, **inputs
+        )
+        logits = out.logits.flatten(0, 1)
+        if "logits_to_keep" not in inputs:
+            logits = logits[where]
+        return Output(logits=logits, hidden=tuple(out.hidden_states) if hidden else ())
+
+    def generate(self, samples: Samples, routes: Sequence[Route] | None = None) -> list[str]:
+        """Greedy answers to the last user turn of each sample, in order."""
+        from mmcl.model.generate import generate
+
+        return generate(self, samples, routes, max_new_tokens=self.max_new_tokens)
+
+
+def question_of(sample: Sample) -> Sample:
+    """The sample without its last answer: what is asked."""
+    return sample.replace(turns=sample.turns[:-1]) if sample.reply else sample

@@ -1,0 +1,134 @@
+"""Greedy decoding. Packed: the questions of a row share their image's prefix and its key-value cache, and each step
+decodes the next token of every unfinished question at once, each seeing only its own branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from mmcl.data.types import Samples
+from mmcl.protocols import Batch, Route
+
+if TYPE_CHECKING:
+    from mmcl.model.assembly import Assembly
+
+
+@torch.no_grad()
+def generate(
+    model: Assembly,
+    samples: Samples,
+    routes: Sequence[Route] | None = None,
+    *,
+    max_new_tokens: int,
+    row_tokens: int = 1024,
+    track: Callable[[list[Batch]], Iterable[Batch]] = iter,
+) -> list[str]:
+    """Answers to the last user turn of each sample, in order; the text up to the first end-of-sequence token.
+
+    Args:
+        model: the assembly; it is in evaluation mode at all times.
+        samples: trailing assistant turns are ignored.
+        routes: one per sample; default: base.
+        max_new_tokens: at most so many tokens per answer.
+        row_tokens: length of a packed row.
+        track: wraps the list of rows, to show progress.
+    """
+    questions = [s.replace(turns=s.turns[:-1]) if s.reply else s for s in samples]
+    items = model.items(questions, routes, [[False] * len(question.turns) for question in questions])
+    # Equal ids do not tell samples apart (test samples may come without one): the object does.
+    index = {id(item.sample): place for place, item in enumerate(items)}
+    if len(index) != len(items):  # the same object twice
+        items = [type(i)(i.sample.replace(), i.route, i.ids, i.supervised) for i in items]
+        index = {id(item.sample): place for place, item in enumerate(items)}
+    answers = [""] * len(items)
+    stop = stop_tokens(model)
+    for batch in track(model.batches(items, row_tokens)):
+        with model.adapters.active(batch.routes[0].adapters):
+            if model.packed:
+                tokens = _decode_packed(model, batch, max_new_tokens, stop)
+            else:
+                tokens = _decode_padded(model, batch, max_new_tokens, stop)
+        for sample, ids in zip(batch.samples, tokens, strict=True):
+            answers[index[id(sample)]] = model.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return answers
+
+
+def stop_tokens(model: Assembly) -> frozenset[int]:
+    """Every token that ends an answer: the tokenizer's and the generation config's."""
+    config = getattr(model.language, "generation_config", None)
+    more = getattr(config, "eos_token_id", None) or []
+    return frozenset([model.prompt.eos, *([more] if isinstance(more, int) else more)])
+
+
+def _decode_packed(model: Assembly, batch: Batch, max_new_tokens: int, stop: frozenset[int]) -> list[list[int]]:
+    """Token ids of each sample of a one-row batch."""
+    device, dtype = model.device, model.language.dtype
+    embed = model.language.get_input_embeddings()
+    cache = DynamicCache(config=model.language.config)
+    where = batch.where.to(device)
+    keep: dict[str, Any] = {"logits_to_keep": where} if model.adapters.takes_logits_to_keep else {}
+    out = model.language(
+        inputs_embeds=model.embed(batch),
+        attention_mask=model.attention(batch),
+        position_ids=batch.position_ids.to(device),
+        past_key_values=cache,
+        use_cache=True,
+        **keep,
+    )
+    logits = out.logits[0] if keep else out.logits[0, where]
+    prefill = batch.visible[0].to(device)[where]  # [questions, L]: what the last token of each question sees
+    position = batch.position_ids[0].to(device)[where]
+    owner = torch.empty(0, dtype=torch.long, device=device)  # of each generated token, in cache order
+    active = torch.arange(len(batch.samples), device=device)
+    tokens: list[list[int]] = [[] for _ in batch.samples]
+    for step in range(max_new_tokens):
+        chosen = logits.argmax(-1)
+        ids = chosen.tolist()
+        going = [k for k, token in enumerate(ids) if token not in stop]
+        for k in going:
+            tokens[int(active[k])].append(ids[k])
+        if not going or step + 1 == max_new_tokens:
+            break
+        kept = torch.tensor(going, device=device)
+        active, chosen = active[kept], chosen[kept]
+        owner = torch.cat([owner, active])
+        visible = torch.cat([prefill[active], owner[None] == active[:, None]], dim=1)
+        mask = torch.zeros(visible.shape, dtype=dtype, device=device)
+        mask.masked_fill_(~visible, torch.finfo(dtype).min)
+        out = model.language(
+            inputs_embeds=embed(chosen)[None],
+            attention_mask=mask[None, None],
+            position_ids=(position[active] + step + 1)[None],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits = out.logits[0]
+    return tokens
+
+
+def _decode_padded(model: Assembly, batch: Batch, max_new_tokens: int, stop: frozenset[int]) -> list[list[int]]:
+    """One question at a time, for models that cannot take packed rows (recurrent states, windows, ALiBi)."""
+    embeds = model.embed(batch)
+    language = cast(Any, model.language)
+    tokens = []
+    for row in range(len(batch.samples)):
+        length = int((~batch.is_padding[row]).sum())
+        prompt: Tensor = embeds[row : row + 1, :length]
+        out = language.generate(
+            inputs_embeds=prompt,
+            attention_mask=torch.ones(1, length, dtype=torch.long, device=model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=sorted(stop),
+            pad_token_id=model.tokenizer.pad_token_id,
+        )
+        ids = out[0].tolist()
+        end = next((k for k, token in enumerate(ids) if token in stop), len(ids))
+        tokens.append(ids[:end])
+    return tokens

@@ -1,0 +1,244 @@
+"""Exact packing: one image, many questions, in one row.
+
+A row holds several documents. A document is the set of samples that share images and route: their longest common
+token prefix (which holds the images) stands once, and each sample's remainder is a branch that sees the prefix and
+itself, never its siblings; its positions continue the prefix. So every token has the same context and position as in
+a row of its own, and loss and gradients are those of one padded row per sample.
+
+Shapes: B rows, L positions, N supervised positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mmcl.data.types import ImageSource, Sample
+from mmcl.model.prompt import Encoded
+from mmcl.protocols import Batch, Route
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A tokenised sample with images already counted out: `ids` has one `-1 - k` per visual token of image k."""
+
+    sample: Sample
+    route: Route
+    ids: tuple[int, ...]
+    supervised: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Samples that share images and route; `prefix` is how many leading tokens stand once."""
+
+    items: tuple[Item, ...]
+    prefix: int
+
+    @property
+    def length(self) -> int:
+        """Positions that the document takes in a row."""
+        return self.prefix + sum(len(item.ids) - self.prefix for item in self.items)
+
+
+def expand(encoded: Encoded, tokens: int) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """Write each image marker `tokens` times."""
+    if all(i >= 0 for i in encoded.ids):
+        return encoded.ids, encoded.supervised
+    ids: list[int] = []
+    supervised: list[bool] = []
+    for token, target in zip(encoded.ids, encoded.supervised, strict=True):
+        repeat = tokens if token < 0 else 1
+        ids.extend([token] * repeat)
+        supervised.extend([target] * repeat)
+    return tuple(ids), tuple(supervised)
+
+
+def common_prefix(items: Sequence[Item]) -> int:
+    """Leading tokens that all items share and that neither are targets nor predict one."""
+    limit = min(_first_target(item) for item in items) - 1
+    prefix = 0
+    first = items[0].ids
+    while prefix < limit and all(item.ids[prefix] == first[prefix] for item in items[1:]):
+        prefix += 1
+    # Never cut through an image: it is spliced in as a whole.
+    while prefix > 0 and first[prefix] < 0 and first[prefix - 1] == first[prefix]:
+        prefix -= 1
+    return prefix
+
+
+def _first_target(item: Item) -> int:
+    # An unanswered question predicts from its last token, as if a target followed.
+    return item.supervised.index(True) if True in item.supervised else len(item.ids)
+
+
+def documents(items: Iterable[Item], row_tokens: int) -> list[Document]:
+    """Group items by images and route, in order of first appearance; a document longer than a row is cut in several."""
+    groups: dict[tuple[object, ...], list[Item]] = {}
+    for item in items:
+        key = (tuple(image.digest for image in item.sample.images), item.route)
+        groups.setdefault(key, []).append(item)
+    result = []
+    for group in groups.values():
+        chosen: list[Item] = []
+        length = 0
+        prefix = common_prefix(group)
+        for item in group:
+            if chosen and prefix + length + len(item.ids) - prefix > row_tokens:
+                result.append(Document(tuple(chosen), prefix))
+                chosen, length = [], 0
+            chosen.append(item)
+            length += len(item.ids) - prefix
+        result.append(Document(tuple(chosen), prefix))
+    return result
+
+
+def rows(docs: Sequence[Document], row_tokens: int) -> list[list[Document]]:
+    """Fill rows with documents; all of a row share their adapters. First fit, longest first: rows come out full."""
+    result: list[tuple[int, tuple[str, ...], list[Document]]] = []
+    for doc in sorted(docs, key=lambda doc: -doc.length):  # stable: equal lengths keep their order
+        adapters = doc.items[0].route.adapters
+        for index, (used, names, row) in enumerate(result):
+            if names == adapters and used + doc.length <= row_tokens:
+                row.append(doc)
+                result[index] = (used + doc.length, names, row)
+                break
+        else:
+            result.append((doc.length, adapters, [doc]))
+    return [row for _, _, row in result]
+
+
+class _Builder:
+    """Collects the columns of rows and turns them into a Batch."""
+
+    def __init__(self, pad: int) -> None:
+        self.pad = pad
+        self.samples: list[Sample] = []
+        self.routes: list[Route] = []
+        self.images: list[ImageSource] = []
+        self.image_routes: list[Route] = []
+        self.image_index: dict[tuple[str, tuple[tuple[str, float], ...]], int] = {}
+        self.slots: list[tuple[int, int, int]] = []
+        self.ids: list[list[int]] = []
+        self.positions: list[list[int]] = []
+        self.owner: list[list[int]] = []
+        self.document: list[list[int]] = []
+        self.where: list[tuple[int, int]] = []
+        self.targets: list[int] = []
+        self.target_sample: list[int] = []
+        self.documents = 0
+
+    def start_row(self) -> None:
+        for column in (self.ids, self.positions, self.owner, self.document):
+            column.append([])
+
+    def add(self, doc: Document) -> None:
+        shared = len(doc.items) > 1
+        first = len(self.samples)
+        if doc.prefix:
+            self._span(doc.items[0], 0, doc.prefix, owner=-1 if shared else first)
+        for item in doc.items:
+            index = len(self.samples)
+            self.samples.append(item.sample)
+            self.routes.append(item.route)
+            start = len(self.ids[-1])
+            self._span(item, doc.prefix, len(item.ids), owner=index)
+            for place in range(max(doc.prefix, 1), len(item.ids)):  # nothing predicts a row's first token
+                if item.supervised[place]:
+                    self.where.append((len(self.ids) - 1, start + place - doc.prefix - 1))
+                    self.targets.append(item.ids[place])
+                    self.target_sample.append(index)
+            if True not in item.supervised:
+                self.where.append((len(self.ids) - 1, len(self.ids[-1]) - 1))
+                self.targets.append(self.pad)
+                self.target_sample.append(index)
+        self.documents += 1
+
+    def _span(self, item: Item, start: int, end: int, *, owner: int) -> None:
+        row = len(self.ids) - 1
+        previous = 0
+        for place in range(start, end):
+            token = item.ids[place]
+            if token < 0 and token != previous:
+                image = item.sample.images[-1 - token]
+                key = (image.digest, item.route.experts)
+                if key not in self.image_index:
+                    self.image_index[key] = len(self.images)
+                    self.images.append(image)
+                    self.image_routes.append(item.route)
+                self.slots.append((row, len(self.ids[row]), self.image_index[key]))
+            previous = token
+            self.ids[row].append(token)
+            self.positions[row].append(place)
+            self.owner[row].append(owner)
+            self.document[row].append(self.documents)
+
+    def build(self) -> Batch:
+        length = max(len(row) for row in self.ids)
+
+        def table(columns: list[list[int]], fill: int) -> torch.Tensor:
+            return torch.tensor([row + [fill] * (length - len(row)) for row in columns], dtype=torch.long)
+
+        ids = table(self.ids, self.pad)
+        owner = table(self.owner, -1)
+        document = table(self.document, -1)
+        is_padding = document < 0
+        visible = torch.ones(length, length, dtype=torch.bool).tril().expand(len(self.ids), -1, -1)
+        visible = visible & (document[:, :, None] == document[:, None, :])
+        visible &= (owner[:, :, None] == owner[:, None, :]) | (owner[:, None, :] < 0)
+        # A padded position sees itself, so that no row of the attention is empty (which would be NaN).
+        visible &= ~is_padding[:, None, :] | torch.eye(length, dtype=torch.bool)
+        return Batch(
+            samples=tuple(self.samples),
+            routes=tuple(self.routes),
+            input_ids=ids.masked_fill(ids < 0, self.pad),
+            position_ids=table(self.positions, 0),
+            visible=visible,
+            owner=owner,
+            is_image=ids < 0,
+            is_padding=is_padding,
+            images=tuple(self.images),
+            image_routes=tuple(self.image_routes),
+            image_slots=tuple(self.slots),
+            where=torch.tensor([row * length + column for row, column in self.where], dtype=torch.long),
+            targets=torch.tensor(self.targets, dtype=torch.long),
+            target_sample=torch.tensor(self.target_sample, dtype=torch.long),
+        )
+
+
+def pack(items: Sequence[Item], *, row_tokens: int, pad: int) -> list[Batch]:
+    """Packed batches of one row each (B = 1), each at most `row_tokens` long unless a single sample is longer."""
+    batches = []
+    for row in rows(documents(items, row_tokens), row_tokens):
+        builder = _Builder(pad)
+        builder.start_row()
+        for doc in row:
+            builder.add(doc)
+        batches.append(builder.build())
+    return batches
+
+
+def padded(items: Sequence[Item], *, row_tokens: int, pad: int) -> list[Batch]:
+    """One row per sample, padded on the right; as many rows per batch as fit `row_tokens` (at least one)."""
+    batches: list[Batch] = []
+    chosen: list[Item] = []
+    for item in sorted(items, key=lambda item: -len(item.ids)):
+        if chosen and (
+            item.route.adapters != chosen[0].route.adapters or (len(chosen) + 1) * len(chosen[0].ids) > row_tokens
+        ):
+            batches.append(_padded(chosen, pad))
+            chosen = []
+        chosen.append(item)
+    if chosen:
+        batches.append(_padded(chosen, pad))
+    return batches
+
+
+def _padded(items: Sequence[Item], pad: int) -> Batch:
+    builder = _Builder(pad)
+    for item in items:
+        builder.start_row()
+        builder.add(Document((item,), 0))
+    return builder.build()

@@ -1,0 +1,51 @@
+"""Names of a model's parts, and which parameters they mean."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Collection, Iterable
+
+from mmcl.errors import UserError
+
+PARTS = ("encoder", "projector", "experts", "language.lora", "language")
+
+
+def part_of(name: str) -> str:
+    """The part of a parameter, for learning rates and reports: one of `PARTS`."""
+    if name.startswith("language."):
+        return "language.lora" if ".lora_" in name else "language"
+    return name.split(".", 1)[0]
+
+
+def select_parameters(names: Collection[str], patterns: Iterable[str]) -> set[str]:
+    """Names that the patterns mean.
+
+    A pattern is `encoder`, `projector`, `experts` or `experts.NAME`, `language` (its own weights), `language.lora` (the
+    shared adapter), `language.lora.NAME`, or a glob over full parameter names such as `language.*self_attn*`.
+
+    Raises:
+        UserError: a pattern names nothing.
+    """
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = {name for name in names if _matches(name, pattern)}
+        if not found:
+            near = difflib.get_close_matches(pattern, PARTS, 1)
+            hint = f"did you mean `{near[0]}`?" if near else f"parts are {', '.join(PARTS)}, or a glob"
+            if pattern.startswith("language.lora"):
+                hint = "add `lora: {rank: 16}` to model.language, or leave it out of `train`"
+            raise UserError(f"`{pattern}` names no parameter of the model", where="model.train", hint=hint)
+        chosen |= found
+    return chosen
+
+
+def _matches(name: str, pattern: str) -> bool:
+    if "*" in pattern or "?" in pattern:
+        return fnmatch.fnmatchcase(name, pattern)
+    if pattern == "language":
+        return part_of(name) == "language"
+    if pattern == "language.lora" or pattern.startswith("language.lora."):
+        adapter = pattern.removeprefix("language.lora").lstrip(".") or "default"
+        return part_of(name) == "language.lora" and f".{adapter}." in name
+    return name.startswith(pattern + ".")

@@ -1,0 +1,154 @@
+"""Does a model part keep its promises? Asked at build time, before anything trains."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mmcl.errors import Problem, UserError
+from mmcl.protocols import EncoderInfo
+
+PROBES = 2
+
+
+def probe_images() -> list[Image.Image]:
+    """Two different RGB images, no squares, without a file."""
+    across = Image.linear_gradient("L").resize((96, 64))
+    round_ = Image.radial_gradient("L").resize((64, 80))
+    return [
+        Image.merge("RGB", (across, across.transpose(Image.Transpose.ROTATE_180), across)),
+        Image.merge("RGB", (round_, round_, round_.point([255 - value for value in range(256)]))),
+    ]
+
+
+def probe_encoder(encoder: nn.Module) -> None:
+    """Run an encoder on two small images and compare what it gives with what its `info` says.
+
+    Raises:
+        UserError: every broken promise, with the class's name.
+    """
+    _raise(encoder_problems(encoder))
+
+
+def probe_projector(projector: nn.Module, info: EncoderInfo, out_width: int) -> None:
+    """Run a projector on two images' worth of features.
+
+    Args:
+        projector: built with `in_width=info.width`.
+        info: of the encoder whose features it will get.
+        out_width: width of the language model.
+
+    Raises:
+        UserError: every broken promise, with the class's name.
+    """
+    _raise(projector_problems(projector, info, out_width))
+
+
+def encoder_problems(encoder: nn.Module) -> list[Problem]:
+    """The promises that an encoder breaks; empty if it keeps them all. Its mode and the random state stay."""
+    where = _where(encoder, "model.encoder")
+    info = getattr(encoder, "info", None)
+    if not isinstance(info, EncoderInfo):
+        return [Problem(where, f"`info` is {info!r}, not an EncoderInfo", "set `self.info = EncoderInfo(...)`")]
+    sizes = {"tokens": info.tokens, "width": info.width, "image_size": info.image_size}
+    problems = [
+        Problem(where, f"`info.{name}` is {value!r}, not a positive integer")
+        for name, value in sizes.items()
+        if not isinstance(value, int) or value < 1
+    ]
+    if problems:
+        return problems
+    transform = encoder.transform()  # type: ignore[operator]
+    problems += _pickling_problems(where, transform)
+    pixels = [transform(image) for image in probe_images()]
+    expected = (3, info.image_size, info.image_size)
+    for tensor in pixels:
+        if not isinstance(tensor, Tensor):
+            problems.append(Problem(where, f"`transform()` gives {type(tensor).__name__}, not a tensor"))
+        elif tensor.dtype != torch.float32 or tuple(tensor.shape) != expected:
+            problems.append(Problem(where, f"`transform()` gives {_describe(tensor)}, promised float32 {expected}"))
+        if problems:
+            return problems
+    with _undisturbed(encoder):
+        features = encoder(torch.stack(pixels).to(_device(encoder)))
+    return _output_problems(where, features, (PROBES, info.tokens, info.width))
+
+
+def projector_problems(projector: nn.Module, info: EncoderInfo, out_width: int) -> list[Problem]:
+    """The promises that a projector breaks; empty if it keeps them all. Its mode and the random state stay."""
+    where = _where(projector, "model.projector")
+    tokens: Any = projector.tokens(info.tokens)  # type: ignore[operator]
+    if not isinstance(tokens, int) or tokens < 1:
+        return [Problem(where, f"`tokens({info.tokens})` is {tokens!r}, not a positive integer")]
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(PROBES, info.tokens, info.width, generator=generator)
+    with _undisturbed(projector):
+        projected = projector(features.to(_device(projector)))
+    return _output_problems(where, projected, (PROBES, tokens, out_width))
+
+
+def _output_problems(where: str, output: Any, expected: tuple[int, ...]) -> list[Problem]:
+    if not isinstance(output, Tensor):
+        return [Problem(where, f"`forward` gives {type(output).__name__}, not a tensor")]
+    problems = []
+    if not output.is_floating_point():
+        problems.append(Problem(where, f"`forward` gives {_describe(output)}, not floating point"))
+    if tuple(output.shape) != expected:
+        names = ("images", "tokens", "width")
+        wrong = [
+            f"{name} {got} instead of {want}"
+            for name, got, want in zip(names, output.shape, expected, strict=False)
+            if got != want
+        ]
+        told = ": " + ", ".join(wrong) if output.ndim == len(expected) else ""
+        message = f"`forward` gives shape {tuple(output.shape)}, promised {expected}{told}"
+        problems.append(Problem(where, message, "mend `forward`, or what is promised (`info`, `tokens`)"))
+    elif not output.isfinite().all():
+        problems.append(Problem(where, "`forward` gives NaN or infinity"))
+    return problems
+
+
+def _pickling_problems(where: str, transform: Callable[..., Any]) -> list[Problem]:
+    try:
+        pickle.dumps(transform)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        hint = "make it a function or class at the top of its module: a lambda or a local function can't be pickled"
+        return [Problem(where, f"`transform()` can't be pickled: {error}", hint)]
+    return []
+
+
+@contextmanager
+def _undisturbed(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no gradients; each submodule's mode and the random state are put back afterwards."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _device(module: nn.Module) -> torch.device:
+    first = next(module.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _where(part: nn.Module, place: str) -> str:
+    return f"{place} ({type(part).__name__})"
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _raise(problems: list[Problem]) -> None:
+    if problems:
+        raise UserError(problems=problems)

@@ -1,0 +1,50 @@
+"""The projector of LLaVA-1.5."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from mmcl.errors import UserError
+
+
+class MLP(nn.Module):
+    """Linear maps with GELU between them; two of them by default, as in LLaVA-1.5.
+
+    Source: LLaVA-1.5 (arXiv 2310.03744), section 3.3; the normalisation of the input is ours.
+
+    Args:
+        in_width: width of the encoder's tokens.
+        out_width: width of the language model.
+        depth: number of linear maps.
+        hidden: width between them; default: `out_width`.
+        norm: LayerNorm on the input. Encoders differ in scale by a factor of 100; with it one learning rate fits all.
+    """
+
+    def __init__(
+        self, *, in_width: int, out_width: int, depth: int = 2, hidden: int | None = None, norm: bool = True
+    ) -> None:
+        super().__init__()
+        if depth < 1 or (hidden is not None and hidden < 1):
+            raise UserError(
+                f"depth {depth} and hidden width {hidden} must be positive",
+                where="model.projector",
+                hint="LLaVA-1.5 has depth 2",
+            )
+        widths = [in_width, *[hidden or out_width] * (depth - 1), out_width]
+        self.norm = nn.LayerNorm(in_width) if norm else nn.Identity()
+        layers: list[nn.Module] = []
+        for index, (width, following) in enumerate(pairwise(widths)):
+            layers += [nn.GELU()] if index else []
+            layers.append(nn.Linear(width, following))
+        self.layers = nn.Sequential(*layers)
+
+    def tokens(self, tokens_in: int) -> int:
+        """As many as enter."""
+        return tokens_in
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features [I, T, in_width] -> tokens [I, T, out_width]."""
+        projected: Tensor = self.layers(self.norm(features))
+        return projected

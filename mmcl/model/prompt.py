@@ -1,0 +1,137 @@
+"""From a sample's turns to token ids: the one place where text becomes tokens, in training and at test time alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from mmcl.data.types import IMAGE_PLACEHOLDER, Sample, Turn
+from mmcl.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A tokenised sample.
+
+    Attributes:
+        ids: token ids; `-1 - k` stands for image k of the sample, to be expanded to its visual tokens.
+        supervised: for each id, whether it is a target of the loss.
+    """
+
+    ids: tuple[int, ...]
+    supervised: tuple[bool, ...]
+
+
+class Prompt:
+    """Renders and tokenises conversations.
+
+    Prompt and answer are tokenised apart, so that a prompt has the same tokens whether its answer follows (training)
+    or not (generation).
+
+    Args:
+        tokenizer: of the language model.
+        style: `chat` uses the tokenizer's chat template; `plain` writes each user turn on a line of its own and the
+            answer with an end-of-sequence token on the next; `auto` is `chat` where the tokenizer has a template.
+        system: a system message put before every conversation that has none (chat style only; empty for none).
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        style: Literal["auto", "chat", "plain"] = "auto",
+        system: str = "",
+    ) -> None:
+        self.tokenizer: Any = tokenizer
+        has_template = bool(getattr(tokenizer, "chat_template", None))
+        if style == "chat" and not has_template:
+            raise UserError(
+                "the tokenizer has no chat template", where="model.prompt.style", hint="use `plain`, or another model"
+            )
+        self.style = ("chat" if has_template else "plain") if style == "auto" else style
+        self.system = system
+        if tokenizer.eos_token_id is None:
+            raise UserError("the tokenizer has no end-of-sequence token", where="model.language.weights")
+        self.eos = int(tokenizer.eos_token_id)
+        self._cache: dict[tuple[tuple[Turn, ...], tuple[bool, ...]], Encoded] = {}
+        probe = self.tokenizer("a")["input_ids"]
+        bos = tokenizer.bos_token_id
+        self._bos = (bos,) if bos is not None and len(probe) > 1 and probe[0] == bos else ()
+
+    def encode(self, sample: Sample, supervise: Sequence[bool]) -> Encoded:
+        """Tokenise a sample.
+
+        Args:
+            sample: ends with an assistant turn (training), or with a user turn (a question to be answered).
+            supervise: for each turn, whether its tokens are targets.
+
+        Raises:
+            UserError: the placeholders do not match the images.
+        """
+        key = (sample.turns, tuple(supervise))
+        if key not in self._cache:
+            self._cache[key] = self._encode(sample.turns, key[1])
+        encoded = self._cache[key]
+        placeholders = sum(i < 0 for i in encoded.ids)
+        if placeholders != len(sample.images):
+            raise UserError(
+                f"{placeholders} `{IMAGE_PLACEHOLDER}` placeholders, but {len(sample.images)} images",
+                where=f"task {sample.task}, sample {sample.id}",
+                hint=f"write `{IMAGE_PLACEHOLDER}` once for each image in the user's turns",
+            )
+        return encoded
+
+    def _encode(self, turns: tuple[Turn, ...], supervise: tuple[bool, ...]) -> Encoded:
+        ids: list[int] = []
+        targets: list[bool] = []
+        images = 0
+        for text, target in self._spans(turns, supervise):
+            for part, piece in enumerate(text.split(IMAGE_PLACEHOLDER)):
+                if part:
+                    ids.append(-1 - images)
+                    targets.append(False)
+                    images += 1
+                tokens = self.tokenizer(piece, add_special_tokens=False)["input_ids"] if piece else []
+                ids.extend(tokens)
+                targets.extend([target] * len(tokens))
+        if self.style == "plain":
+            ids = [*self._bos, *ids]
+            targets = [*[False] * len(self._bos), *targets]
+        return Encoded(tuple(ids), tuple(targets))
+
+    def _spans(self, turns: tuple[Turn, ...], supervise: tuple[bool, ...]) -> list[tuple[str, bool]]:
+        """The rendered conversation, cut where supervision changes and before every assistant turn."""
+        if self.style == "plain":
+            end = self.tokenizer.decode([self.eos])
+            return [
+                (turn.text + (end if turn.role == "assistant" else "\n"), target)
+                for turn, target in zip(turns, supervise, strict=True)
+            ]
+        spans = []
+        done = ""
+        for index, (turn, target) in enumerate(zip(turns, supervise, strict=True)):
+            if turn.role == "assistant":
+                full = self._render(turns[: index + 1], opened=False)
+                full = full.removeprefix(done)
+                # The template may put white space after its end-of-turn token; the model never has to say it.
+                stripped = full.rstrip()
+                spans.append((stripped, target))
+                done += full
+                if full != stripped and index + 1 < len(turns):
+                    spans.append((full[len(stripped) :], False))
+            else:
+                opened = index + 1 == len(turns) or turns[index + 1].role == "assistant"
+                full = self._render(turns[: index + 1], opened=opened)
+                spans.append((full.removeprefix(done), target))
+                done = full
+        return spans
+
+    def _render(self, turns: tuple[Turn, ...], *, opened: bool) -> str:
+        messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+        if turns[0].role != "system" and self.system:
+            messages.insert(0, {"role": "system", "content": self.system})
+        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opened)
+        return text

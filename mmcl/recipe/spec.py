@@ -1,0 +1,244 @@
+"""What a recipe says, as frozen objects. Standard library only; `mmcl.recipe.load` makes them from YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from mmcl.data.types import StageKind
+
+Number = TypeVar("Number", int, float, "int | None", "float | None")
+
+
+def _bounded(
+    default: Number,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Number:
+    """A field with a default and the range that `mmcl.recipe.schema` enforces."""
+    bounds = {"least": least, "most": most, "above": above, "below": below}
+    result: Number = field(default=default, metadata={key: value for key, value in bounds.items() if value is not None})
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class PluginSpec:
+    """A plug-in with options, in YAML `mlp` or `{name: mlp, depth: 2}`.
+
+    Attributes:
+        name: the registered name, or `./file.py:Class` relative to the recipe's folder.
+        options: keywords of the constructor, as plain YAML values.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LoRASpec:
+    """Low-rank adapters of the language model.
+
+    Attributes:
+        rank: inner size of the adapters.
+        alpha: scale, which is divided by the rank; None means twice the rank.
+        dropout: share of the adapter's inputs dropped in training.
+        targets: `all-linear`, or the names of the modules that get an adapter.
+    """
+
+    rank: int = _bounded(16, least=1)
+    alpha: float | None = _bounded(None, above=0)
+    dropout: float = _bounded(0.0, least=0, below=1)
+    targets: str | tuple[str, ...] = "all-linear"
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageSpec:
+    """The language model.
+
+    Attributes:
+        weights: a name known to `mmcl fetch`, a folder, or a Hugging Face id.
+        lora: adapters, or None for a model without.
+        dtype: number format of the weights.
+    """
+
+    weights: str
+    lora: LoRASpec | None = None
+    dtype: Literal["fp32", "bf16"] = "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSpec:
+    """How turns become text.
+
+    Attributes:
+        style: `chat` is the model's chat template, `plain` a simple question-answer layout; `auto` takes the template
+            where the tokenizer has one.
+        system: system message before the first turn.
+    """
+
+    style: Literal["auto", "chat", "plain"] = "auto"
+    system: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """The assembly: encoder -> projector -> language model.
+
+    Attributes:
+        encoder: the vision encoder.
+        projector: maps visual features to the language model's width.
+        language: the language model.
+        train: parts that train, of `encoder`, `projector`, `experts`, `language.lora`, `language`.
+        prompt: how turns become text.
+        packing: rows as trees of shared prefixes (`packed`), or one row per sample (`padded`); `auto` packs where the
+            language model can.
+        max_length: longest prompt and answer, in tokens; None means what the language model takes.
+    """
+
+    encoder: PluginSpec
+    projector: PluginSpec
+    language: LanguageSpec
+    train: tuple[str, ...] = ("projector", "language.lora")
+    prompt: PromptSpec = PromptSpec()
+    packing: Literal["auto", "packed", "padded"] = "auto"
+    max_length: int | None = _bounded(None, least=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSpec:
+    """How a stage trains.
+
+    Attributes:
+        epochs: passes over the stage's samples; a fraction stops in between.
+        max_steps: stop after so many optimiser steps, if that is earlier.
+        batch_size: samples per optimiser step.
+        row_tokens: tokens per packed row.
+        learning_rate: peak learning rate.
+        learning_rates: peak learning rate of single parts (keys as in `model.train`).
+        weight_decay: decoupled weight decay.
+        warmup: share of the steps in which the learning rate rises, in [0, 1].
+        schedule: how the learning rate falls after the warm-up.
+        clip: largest gradient norm; 0 switches clipping off.
+        shuffle: `image` keeps the questions of an image together, `sample` does not.
+        max_samples: train on the first so many samples of each task.
+    """
+
+    epochs: float = _bounded(1.0, above=0)
+    max_steps: int | None = _bounded(None, least=1)
+    batch_size: int = _bounded(16, least=1)
+    row_tokens: int = _bounded(512, least=1)
+    learning_rate: float = _bounded(1e-4, above=0)
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    weight_decay: float = _bounded(0.0, least=0)
+    warmup: float = _bounded(0.03, least=0, most=1)
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    clip: float = _bounded(1.0, least=0)
+    shuffle: Literal["image", "sample"] = "image"
+    max_samples: int | None = _bounded(None, least=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateSpec:
+    """What is asked after each stage.
+
+    Attributes:
+        tasks: `seen` asks the tasks trained so far, `all` every task of the stream.
+        zero_shot: also ask every task before the first task is trained (row 0 of the matrix).
+        max_new_tokens: longest answer, in tokens.
+        limit: ask only the first so many questions of each task.
+        row_tokens: tokens per packed row.
+    """
+
+    tasks: Literal["seen", "all"] = "seen"
+    zero_shot: bool = True
+    max_new_tokens: int = _bounded(16, least=1)
+    limit: int | None = _bounded(None, least=1)
+    row_tokens: int = _bounded(1024, least=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSpec:
+    """One entry of `stages`: tasks that are trained one after another in the same way.
+
+    Attributes:
+        kind: place on the vertical axis.
+        tasks: names of the tasks in order; None means all tasks of the stream that are meant for this kind.
+        methods: continual-learning methods; None means the recipe's.
+        train: keys of `TrainSpec` that differ from the recipe's.
+        trainable: parts that train; None means `model.train`.
+    """
+
+    kind: StageKind = "instruct"
+    tasks: tuple[str, ...] | None = None
+    methods: tuple[PluginSpec, ...] | None = None
+    train: Mapping[str, Any] = field(default_factory=dict)
+    trainable: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A whole experiment.
+
+    Attributes:
+        name: names the run's folder.
+        seed: of everything random that has no seed of its own.
+        model: the assembly.
+        stream: the tasks.
+        stages: in order.
+        methods: continual-learning methods, composed in order.
+        train: how stages train.
+        evaluate: what is asked after each stage.
+        variants: named overrides of the recipe.
+        folder: relative paths and `./file.py:Class` start here: the folder of the recipe's file.
+    """
+
+    name: str
+    seed: int = _bounded(0, least=0)
+    model: ModelSpec
+    stream: PluginSpec
+    stages: tuple[StageSpec, ...] = (StageSpec(),)
+    methods: tuple[PluginSpec, ...] = (PluginSpec("finetune"),)
+    train: TrainSpec = TrainSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    folder: Path = Path()
+
+    @property
+    def variant_names(self) -> tuple[str, ...]:
+        """Names of the variants, in order; `default` alone where the recipe has none."""
+        return tuple(self.variants) or ("default",)
+
+    def variant(self, name: str) -> Recipe:
+        """The recipe with the overrides of one variant, and without variants.
+
+        Args:
+            name: one of `variant_names`.
+
+        Raises:
+            UserError: there is no such variant, or its overrides make no valid recipe.
+        """
+        from mmcl.recipe.load import resolve_variant  # the loader imports this module
+
+        return resolve_variant(self, name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved recipe in plain YAML types; `recipe_from_dict` reads it back."""
+        return {**_plain(self), "folder": str(self.folder.resolve())}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, PluginSpec):
+        return {"name": value.name, **{key: _plain(option) for key, option in value.options.items()}}
+    if dataclasses.is_dataclass(value):
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,263 @@
+"""The report as one self-contained HTML page: no script, no external resource, light and dark, fit for print."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from mmcl.report import units
+from mmcl.report.charts import Chart, Series, colour, line_chart, shape
+from mmcl.report.costs import cost_charts, cost_table
+from mmcl.report.gallery import forgotten
+from mmcl.report.heat import DARK, LIGHT, Shade, shade
+from mmcl.report.routing import Routing, routing
+from mmcl.report.run import Cell, Row, Run, Variant, read_run
+from mmcl.report.summary import BEFORE, averages, metric_rows, summary
+
+
+def write(folder: Path) -> Path:
+    """Write `report.html` into a run folder and return its path.
+
+    Raises:
+        UserError: naming file and line, if the folder is no run or a file in it is broken.
+    """
+    target = Path(folder) / "report.html"
+    page = render(read_run(Path(folder)))
+    part = target.with_name(f".{target.name}.{os.getpid()}")
+    part.write_text(page, encoding="utf-8")
+    part.replace(target)  # a reader never sees half a page
+    return target
+
+
+def render(run: Run) -> str:
+    """The page's HTML. Every text of the run is escaped by the template engine."""
+    package = files(__package__)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(percent=units.percent, plain=units.plain, lines=units.lines, count=units.exact)
+    environment.filters.update(mark=shape, colour=colour)
+    template = environment.from_string(package.joinpath("template.html").read_text(encoding="utf-8"))
+    css = Markup(package.joinpath("style.css").read_text(encoding="utf-8"))  # our own file, not a run's text
+    return template.render(css=css, **view(run))
+
+
+def view(run: Run) -> dict[str, Any]:
+    """Everything that the template shows, ready to print."""
+    tasks = list(dict.fromkeys(task for variant in run.variants for task in variant.tasks))
+    names = [variant.name for variant in run.variants]
+    taken = {variant.name: routing(variant) for variant in run.variants}
+    # Variants get other colours than tasks: one colour means one thing on the whole page.
+    slots = {name: len(tasks) + index for index, name in enumerate(names)}
+    return {
+        "run": run,
+        "several": len(names) > 1,
+        "headline": headline(run),
+        "facts": facts(run),
+        "environment": [(key, units.flat(value)) for key, value in run.environment.items() if value not in (None, "")],
+        "variants": [
+            {
+                "name": variant.name,
+                "tasks": variant.tasks,
+                "slot": slots[variant.name],
+                "methods": [(method, units.flat(method.options)) for method in variant.methods],
+                "oracle": variant.oracle,
+                "changes": _changes(run, variant.name),
+                "summary": summary(variant),
+                "figures": _figures(variant, taken[variant.name]),
+                "heat": heat_map(variant),
+                "chart": _task_chart(variant, tasks),
+                "routing": _confusion(taken[variant.name]),
+                "gallery": forgotten(variant, run.folder),
+                "behind": len(variant.rows) > 1,
+            }
+            for variant in run.variants
+        ],
+        "legend": [(task, index) for index, task in enumerate(tasks)],
+        "variant_legend": [(name, slots[name]) for name in names],
+        "average": _average_chart(run, slots),
+        "ramp": [shade_style(shade(step / 10), shade(step / 10, DARK)) for step in range(11)],
+        "metrics": [row for row in metric_rows(run) if row["core"]],
+        "more_metrics": [row for row in metric_rows(run) if not row["core"]],
+        "warnings": list(dict.fromkeys(text for variant in run.variants for text in variant.warnings)),
+        "undefined": _undefined(run),
+        "scoring": _scoring(run, tasks),
+        "costs": cost_table(run),
+        "cost_charts": cost_charts(run, slots),
+    }
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """Model, stream, seed and so on, as (name, text), from the resolved recipe."""
+    model = _mapping(run.recipe.get("model"))
+    language = _mapping(model.get("language"))
+    lora = language.get("lora")
+    rows = [
+        ("Encoder", model.get("encoder")),
+        ("Projector", model.get("projector")),
+        ("Language model", language.get("weights") or model.get("vlm")),
+        ("LoRA", lora if lora is not None or not language else "none"),
+        ("Trained", model.get("train")),
+        ("Stream", run.recipe.get("stream")),
+        ("Seed", run.recipe.get("seed")),
+    ]
+    return [(name, units.flat(value)) for name, value in rows if value not in (None, "", [], {})]
+
+
+def headline(run: Run) -> str:
+    """The run in one line: the model's parts in the order of the data, the stream, the seed."""
+    known = dict(facts(run))
+    parts = [known[name] for name in ("Encoder", "Projector", "Language model") if name in known]
+    stream = _mapping(run.recipe.get("stream")).get("name") or known.get("Stream", "")
+    seed = f"seed {known['Seed']}" if "Seed" in known else ""
+    return " \u00b7 ".join(text for text in (" \u2192 ".join(parts), stream, seed) if text)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _changes(run: Run, name: str) -> list[tuple[str, str]]:
+    """What the variant overrides in the recipe, its methods apart (they are shown anyway)."""
+    overrides = _mapping(_mapping(run.recipe.get("variants")).get(name))
+
+    def walk(value: Any, path: str) -> list[tuple[str, str]]:
+        if isinstance(value, Mapping) and "name" not in value:
+            return [row for key, item in value.items() for row in walk(item, f"{path}.{key}" if path else str(key))]
+        return [(path, units.flat(value))]
+
+    return [row for row in walk(overrides, "") if row[0] and row[0] != "methods"]
+
+
+# ------------------------------------------------------------------------------------------------------------- summary
+
+
+def _figures(variant: Variant, taken: Routing | None) -> list[tuple[str, str, str]]:
+    """The few large numbers: (value, name, unit)."""
+    rows = []
+    if variant.matrix:
+        rows.append((units.cell(averages(variant)[-1]), "average accuracy", "%"))
+    forgetting = variant.metrics.get("FM")
+    if isinstance(forgetting, int | float):
+        rows.append((units.cell(forgetting), "forgetting (FM)", "points"))
+    if taken is not None and taken.accuracy is not None:
+        rows.append((units.cell(taken.accuracy), "routing accuracy", "%"))
+    return rows
+
+
+# -------------------------------------------------------------------------------------------------------------- matrix
+
+
+def shade_style(light: Shade, dark: Shade) -> str:
+    """Both schemes' colours as custom properties; the stylesheet picks."""
+    return f"--l:{light.fill};--li:{light.ink};--d:{dark.fill};--di:{dark.ink}"
+
+
+def heat_map(variant: Variant) -> list[dict[str, Any]]:
+    """Rows of the heat map, row 0 first, each cell with its text, tooltip and colours."""
+    digits = 1 if len(variant.tasks) <= 10 else 0
+    rows: list[tuple[str, int | None, Row]] = [] if variant.row0 is None else [(BEFORE, None, variant.row0)]
+    rows += [(label, index, row) for index, (label, row) in enumerate(zip(variant.rows, variant.matrix, strict=True))]
+    return [
+        {
+            "label": label,
+            "before": index is None,
+            "cells": [
+                _cell(cell, f"{task} after {label}" if index is not None else f"{task} before training", digits)
+                | {"learned": index is not None and variant.learned(task) == index}
+                for task, cell in zip(variant.tasks, row, strict=True)
+            ],
+        }
+        for label, index, row in rows
+    ] + (
+        [{"label": "change since learned", "change": [_change(variant.change(task), digits) for task in variant.tasks]}]
+        if any(variant.change(task) is not None for task in variant.tasks)
+        else []
+    )
+
+
+def _change(value: Cell, digits: int) -> tuple[str, bool]:
+    return units.points(value, digits), value is not None and round(value, 3) < 0
+
+
+def _cell(value: Cell, what: str, digits: int = 1) -> dict[str, Any]:
+    if value is None:
+        return {"text": None, "title": f"{what}: not measured", "style": ""}
+    style = shade_style(shade(value, LIGHT), shade(value, DARK))
+    return {"text": units.cell(value, digits), "title": f"{what}: {units.percent(value, 2)}", "style": style}
+
+
+def _confusion(taken: Routing | None) -> dict[str, Any] | None:
+    if taken is None:
+        return None
+    rows = []
+    for task, counts, own, accuracy in zip(taken.tasks, taken.counts, taken.own, taken.per_task, strict=True):
+        total = sum(counts)
+        cells = [
+            _cell(count / total if total else None, f"{task}: {count} of {total} to {expert}")
+            | {"learned": expert == own, "text": f"{count:,}"}
+            for count, expert in zip(counts, taken.experts, strict=True)
+        ]
+        rows.append({"label": task, "cells": cells, "accuracy": units.percent(accuracy)})
+    return {"experts": taken.experts, "rows": rows, "accuracy": units.percent(taken.accuracy), "stage": taken.stage}
+
+
+# -------------------------------------------------------------------------------------------------------------- charts
+
+
+def _task_chart(variant: Variant, tasks: list[str]) -> Chart | None:
+    if not variant.matrix:
+        return None
+    zero = variant.row0 is not None
+    rows = ((variant.row0,) if variant.row0 is not None else ()) + variant.matrix
+    series = []
+    for column, task in enumerate(variant.tasks):
+        learned = variant.learned(task)
+        start = len(rows) if learned is None else learned + zero
+        series.append(Series(task, tasks.index(task), tuple(row[column] for row in rows), start))
+    stages = ((BEFORE,) if zero else ()) + variant.rows
+    return line_chart(f"{variant.name}: score per task, %", series, stages, top=1.0, show=_percent)
+
+
+def _average_chart(run: Run, slots: Mapping[str, int]) -> Chart | None:
+    drawn = [variant for variant in run.variants if variant.matrix]
+    if len(drawn) < 2:
+        return None
+    stages = max((variant.rows for variant in drawn), key=len)
+    if any(variant.rows != stages[: len(variant.rows)] for variant in drawn):
+        stages = tuple(str(place + 1) for place in range(len(stages)))  # other orders: count the stages
+    series = [Series(variant.name, slots[variant.name], averages(variant)) for variant in drawn]
+    return line_chart("Average accuracy of the tasks learned so far, %", series, stages, top=1.0, show=_percent)
+
+
+def _percent(value: float) -> str:
+    return units.percent(value, 0 if round(value * 100, 1).is_integer() else 1)
+
+
+# ------------------------------------------------------------------------------------------------------------- metrics
+
+
+def _undefined(run: Run) -> list[tuple[str, str]]:
+    """Metrics that no variant could compute, by the reason that the first one gives: (names, reason)."""
+    reasons: dict[str, str] = {}
+    for variant in run.variants:
+        for name, reason in variant.undefined.items():
+            if all(other.metrics.get(name) is None for other in run.variants):
+                reasons.setdefault(name, str(reason))
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    return [(", ".join(group), reason) for reason, group in names.items()]
+
+
+def _scoring(run: Run, tasks: list[str]) -> list[Any]:
+    """How each task was scored, from the latest stage that scored it."""
+    found = {}
+    for variant in run.variants:
+        for stage in variant.row_stages:
+            found.update({row.task: row for row in stage.scoring()})
+    return [found[task] for task in tasks if task in found]

@@ -1,0 +1,124 @@
+"""The report as terminal tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mmcl.report import units
+from mmcl.report.costs import cost_table
+from mmcl.report.heat import shade
+from mmcl.report.routing import Routing, routing
+from mmcl.report.run import Cell, Run, Variant, read_run
+from mmcl.report.summary import BEFORE, metric_rows, summary
+
+
+def tables(folder: Path, console: Console) -> None:
+    """Print matrices, metrics, routing and cost of a run.
+
+    Raises:
+        UserError: naming file and line, if the folder is no run or a file in it is broken.
+    """
+    run = read_run(Path(folder))
+    console.print(_text(run.name, "bold"))
+    for variant in run.variants:
+        console.print()
+        methods = " + ".join(method.name for method in variant.methods)
+        console.print(_text(f"{variant.name}: {methods}" if methods else variant.name, "bold"))
+        if variant.oracle:
+            console.print(_text(f"oracle: {', '.join(variant.oracle)} read the task id at test time", "red"))
+        console.print(_text(summary(variant)))
+        if variant.matrix:
+            console.print(_matrix(variant))
+        taken = routing(variant)
+        if taken is not None:
+            console.print(_routing(taken))
+    for table in (_metrics(run), _cost(run)):
+        if table.row_count:
+            console.print()
+            console.print(table)
+
+
+def _text(text: str, style: str = "") -> Text:
+    # Text, not a string: a name with [brackets] is no markup, and control characters are gone.
+    return Text(units.plain(text), style=style)
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title, title_justify="left", title_style="dim", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
+    )
+
+
+def _heat(value: Cell, text: str | None = None, style: str = "") -> Text:
+    if value is None:
+        return Text("\u00b7", style="dim", justify="center")
+    colours = shade(value)
+    return Text(f"  {text or units.cell(value)}", style=f"{colours.ink} on {colours.fill} {style}", justify="right")
+
+
+def _matrix(variant: Variant) -> Table:
+    table = _table("score on a task (column) after a stage (row), %; underlined: learned there")
+    table.add_column("stage")
+    for task in variant.tasks:
+        table.add_column(_text(task), justify="right")
+    if variant.row0 is not None:
+        table.add_row(_text(BEFORE, "italic"), *(_heat(cell) for cell in variant.row0))
+    for index, (label, row) in enumerate(zip(variant.rows, variant.matrix, strict=True)):
+        cells = (
+            _heat(cell, style="underline" if variant.learned(task) == index else "")
+            for task, cell in zip(variant.tasks, row, strict=True)
+        )
+        table.add_row(_text(label), *cells)
+    changes = [variant.change(task) for task in variant.tasks]
+    if any(change is not None for change in changes):
+        table.add_section()
+        cells = (Text(units.points(change), style="red" if (change or 0) < 0 else "dim") for change in changes)
+        table.add_row(Text("change since learned", style="dim"), *cells)
+    return table
+
+
+def _routing(taken: Routing) -> Table:
+    table = _table(f"questions by true task (row) and expert taken (column); accuracy {units.percent(taken.accuracy)}")
+    table.add_column("task")
+    for expert in taken.experts:
+        table.add_column(_text(expert), justify="right")
+    table.add_column("own expert", justify="right")
+    for task, counts, accuracy in zip(taken.tasks, taken.counts, taken.per_task, strict=True):
+        total = sum(counts)
+        cells = (_heat(count / total if total else None, f"{count:,}") for count in counts)
+        table.add_row(_text(task), *cells, Text(units.percent(accuracy)))
+    return table
+
+
+def _metrics(run: Run) -> Table:
+    table = _table("metrics (best in bold)" if len(run.variants) > 1 else "metrics")
+    table.add_column("metric", no_wrap=True)
+    for variant in run.variants:
+        table.add_column(_text(variant.name if len(run.variants) > 1 else "value"), justify="right")
+    table.add_column("definition", style="dim", ratio=1)
+    for row in (row for row in metric_rows(run) if row["core"]):
+        values = (Text(cell["text"], style="bold" if cell["best"] else "") for cell in row["cells"])
+        table.add_row(_text(row["name"]), *values, _text(row["definition"]))
+    return table
+
+
+def _cost(run: Run) -> Table:
+    costs = cost_table(run)
+    table = _table("cost")
+    table.add_column("stage", no_wrap=True)
+    for name in costs["columns"]:
+        table.add_column(name.lower(), justify="right")
+    for group in costs["groups"]:
+        if len(run.variants) > 1:
+            table.add_row(_text(group["variant"], "bold"))
+        for label, cells in group["rows"]:
+            table.add_row(_text(label), *(Text(text) for text, _ in cells))
+        if group["total"]:
+            table.add_row(Text("all stages", style="dim"), *(Text(text, style="dim") for text, _ in group["total"]))
+        table.add_section()
+    return table

@@ -1,0 +1,210 @@
+"""A model with its methods, as they stand after one stage: built new, trained on, saved, loaded."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmcl import __version__
+from mmcl.data.types import Task
+from mmcl.errors import UserError
+from mmcl.model.build import build_model
+from mmcl.progress import Progress
+from mmcl.protocols import Method, Objective
+from mmcl.recipe import registry
+from mmcl.recipe.spec import PluginSpec, Recipe
+from mmcl.stages import OBJECTIVES, Stage
+from mmcl.training import checkpoint
+from mmcl.training.loop import Cost, train_task
+from mmcl.training.methods import Methods
+
+
+class Session:
+    """The model and the methods of one variant, at one stage.
+
+    Args:
+        recipe: of one variant.
+        accelerator: of `accelerate`; where the model runs.
+        progress: shows what goes on.
+        encoder: used instead of the one that the recipe names.
+    """
+
+    def __init__(self, recipe: Recipe, accelerator: Any, progress: Progress, encoder: nn.Module | None = None) -> None:
+        self.recipe = recipe
+        self.accelerator = accelerator
+        self.progress = progress
+        self.model = build_model(
+            recipe.model, folder=recipe.folder, seed=recipe.seed, encoder=encoder, device=accelerator.device
+        )
+        self.model.max_new_tokens = recipe.evaluate.max_new_tokens
+        self.at = ""
+        self.methods: dict[str, Method] = {}
+        self.seen: dict[str, list[str]] = {}
+        self._names: dict[str, str] = {}
+
+    # ---------------------------------------------------------------------------------------------------- methods
+
+    def method_names(self, specs: Sequence[PluginSpec]) -> list[str]:
+        """Keys of these methods; one that is not there yet is made and set up."""
+        names = []
+        for spec in specs:
+            text = json.dumps({"name": spec.name, **spec.options}, sort_keys=True, default=str)
+            if text not in self._names:
+                count = sum(name.split("#")[0] == spec.name for name in self.methods)
+                name = f"{spec.name}#{count + 1}" if count else spec.name
+                method: Method = registry.build("methods", spec, self.recipe.folder, seed=self.recipe.seed)
+                method.setup(self.model)
+                self.methods[name] = method
+                self._names[text] = name
+            names.append(self._names[text])
+        return names
+
+    def active(self, stage: Stage) -> Methods:
+        """The methods of a stage."""
+        return Methods({name: self.methods[name] for name in self.method_names(stage.methods)})
+
+    # ------------------------------------------------------------------------------------------- train, save, load
+
+    def train(self, stage: Stage, tasks: Mapping[str, Task], folder: Path) -> dict[str, Any]:
+        """Train the stage and write its folder; returns the manifest.
+
+        Raises:
+            UserError: see `train_task`; the disk is full.
+        """
+        assert stage.task is not None
+        task = stage.task
+        seed = int(stage.hash[:15], 16)
+        torch.manual_seed(seed)
+        rng = random.Random(seed)
+        started = time.perf_counter()
+        methods = self.active(stage)
+        self.model.recipe_train = stage.trainable
+        self.model.set_trainable(stage.trainable)
+        seen = {name: [tasks[key] for key in self.seen.get(name, [])] for name in methods.methods}
+        methods.begin_task(self.model, task, seen)
+        trainable = sum(parameter.numel() for parameter in self.model.trainable().values())
+        objective: Objective = registry.build("objectives", PluginSpec(OBJECTIVES[stage.kind]), self.recipe.folder)
+        cost = train_task(
+            self.model,
+            methods,
+            task,
+            stage.train,
+            objective,
+            accelerator=self.accelerator,
+            rng=rng,
+            progress=self.progress,
+            label=stage.label,
+        )
+        methods.end_task(self.model, task)
+        for name in methods.methods:
+            self.seen.setdefault(name, []).append(task.name)
+        self.at = stage.hash
+        cost.seconds = time.perf_counter() - started
+        manifest = self._manifest(stage, cost, trainable)
+        if self.accelerator.is_main_process:
+            self._save(stage, manifest, folder)
+        self.accelerator.wait_for_everyone()
+        return manifest
+
+    def _manifest(self, stage: Stage, cost: Cost, trainable: int) -> dict[str, Any]:
+        state = self.model.state()
+        everything = sum(parameter.numel() for parameter in self.model.language.parameters())
+        experts = [
+            tensor
+            for name, tensor in state.items()
+            if name.startswith("experts.") or (".lora_" in name and ".default." not in name)
+        ]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        active = self.active(stage).methods
+        return {
+            "name": stage.name,
+            "label": stage.label,
+            "kind": stage.kind,
+            "tasks": [stage.name],
+            "hash": stage.hash,
+            "parent": stage.parent,
+            "mmcl": __version__,
+            "scored": stage.scored,
+            "methods": describe_methods(stage.methods, active),
+            "packed": self.model.packed,
+            "cost": {
+                "seconds": cost.seconds,
+                "tokens": cost.tokens,
+                "samples": cost.samples,
+                "steps": cost.steps,
+                "trainable_parameters": trainable,
+                "stored_parameters": sum(tensor.numel() for tensor in state.values()),
+                "memory_bytes": sum(self.active(stage).stored_bytes().values()),
+                "expert_bytes": sum(tensor.numel() * tensor.element_size() for tensor in experts),
+                # Linux counts in KiB, macOS in bytes.
+                "peak_rss_bytes": peak if sys.platform == "darwin" else peak * 1024,
+                # A frozen parameter takes part in forward and in the gradient of the activations (2 + 2 per token),
+                # a trainable one also in its own gradient (+ 2).
+                "flops": cost.tokens * (4 * everything + 2 * trainable) if trainable else 0,
+            },
+            "loss": {"first": cost.losses[0], "last": cost.losses[-1]} if cost.losses else None,
+            "losses": cost.losses,
+            "overrides": dict(stage.overrides),
+        }
+
+    def _save(self, stage: Stage, manifest: dict[str, Any], folder: Path) -> None:
+        final = folder / stage.folder
+        temporary = final.with_name(f".{final.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            checkpoint.save_tensors(self.model.state(), temporary / "trainable.safetensors")
+            state = {
+                "methods": {name: method.state_dict() for name, method in self.methods.items()},
+                "names": dict(self._names),
+                "seen": dict(self.seen),
+            }
+            checkpoint.save_tree(state, temporary / "state")
+            manifest["cost"]["checkpoint_bytes"] = checkpoint.bytes_of(temporary)
+            checkpoint.write_json(temporary / "manifest.json", manifest)
+            (temporary / checkpoint.DONE).touch()
+            checkpoint.replace_folder(temporary, final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def load(self, stage: Stage, stages: Sequence[Stage], folder: Path) -> None:
+        """Bring a fresh session to the state after `stage`.
+
+        Args:
+            stage: a finished one, or the start.
+            stages: of the variant; methods are set up in the order in which they came in.
+            folder: of the run.
+
+        Raises:
+            UserError: the stage's files are broken or do not fit the recipe.
+        """
+        if stage.task is not None:
+            path = folder / stage.folder
+            for earlier in stages[: stage.index + 1]:
+                self.method_names(earlier.methods)
+            state = checkpoint.load_tree(path / "state")
+            if state["names"] != self._names:
+                raise UserError("the methods are not those of the recipe", where=str(path))
+            for name, method in self.methods.items():
+                method.load_state_dict(self.model, state["methods"][name])
+            self.model.load_state(checkpoint.load_tensors(path / "trainable.safetensors"))
+            self.seen = {name: list(names) for name, names in state["seen"].items()}
+        self.at = stage.hash
+
+
+def describe_methods(specs: Sequence[PluginSpec], methods: Mapping[str, Method]) -> list[dict[str, Any]]:
+    """Name, options and need of the task id, for manifests and reports."""
+    return [
+        {"name": spec.name, "options": dict(spec.options), "needs_task_id": method.needs_task_id}
+        for spec, method in zip(specs, methods.values(), strict=True)
+    ]

@@ -1,0 +1,247 @@
+"""The one training loop: plan, pack, forward, loss, backward, step.
+
+The loss of an optimiser step is sum over parts of (sum over batches and processes) / (count over batches and processes),
+so neither the layout of the batches nor the number of processes changes it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from mmcl.data.types import Sample, Samples, Task
+from mmcl.errors import UserError
+from mmcl.model.parts import part_of
+from mmcl.protocols import Batch, Objective
+from mmcl.training.methods import TASK_LOSS, Methods
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from mmcl.model.assembly import Assembly
+    from mmcl.progress import Progress
+    from mmcl.recipe.spec import TrainSpec
+
+
+@dataclass
+class Cost:
+    """What training one stage took.
+
+    Attributes:
+        seconds: wall clock.
+        samples: samples trained on, replayed ones included.
+        tokens: positions that went through the language model, padding not counted.
+        steps: optimiser steps.
+        losses: the loss of each step.
+    """
+
+    seconds: float = 0.0
+    samples: int = 0
+    tokens: int = 0
+    steps: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+def train_task(
+    model: Assembly,
+    methods: Methods,
+    task: Task,
+    spec: TrainSpec,
+    objective: Objective,
+    *,
+    accelerator: Accelerator,
+    rng: random.Random,
+    progress: Progress,
+    label: str,
+) -> Cost:
+    """Train on one task. `methods.begin_task` has been called; `end_task` is the caller's.
+
+    Raises:
+        UserError: the task has no training samples; the loss is not finite.
+    """
+    cost = Cost()
+    started = time.perf_counter()
+    parameters = model.trainable()
+    if parameters:
+        plan = plan_steps(model, methods, task, spec, rng)
+        optimiser = make_optimiser(parameters, spec)
+        schedule = make_schedule(optimiser, spec, len(plan))
+        preload(model, plan, progress, label)
+        for samples in progress.track(plan, label=f"train {label}", total=len(plan), unit="step"):
+            batches = prepare(model, methods, objective, samples, spec)
+            loss = backward(model, methods, objective, batches, accelerator, step=cost.steps, task=task)
+            reduce_gradients(parameters.values(), accelerator)
+            methods.after_backward(model)
+            if spec.clip:
+                nn.utils.clip_grad_norm_(parameters.values(), spec.clip)
+            optimiser.step()
+            schedule.step()
+            optimiser.zero_grad(set_to_none=True)
+            cost.steps += 1
+            cost.samples += len(samples)
+            cost.tokens += sum(int((~batch.is_padding).sum()) for batch in batches)
+            cost.losses.append(loss)
+    cost.seconds = time.perf_counter() - started
+    return cost
+
+
+def plan_steps(
+    model: Assembly, methods: Methods, task: Task, spec: TrainSpec, rng: random.Random
+) -> list[list[Sample]]:
+    """The samples of every optimiser step of the stage, all epochs."""
+    own = list(task.train)
+    if spec.max_samples is not None:
+        own = few(own, spec.max_samples)
+    if not own:
+        raise UserError("no training samples", where=f"task {task.name}", hint="give it a `train` file with rows")
+    plan: list[list[Sample]] = []
+    for epoch in range(math.ceil(spec.epochs)):
+        mixed = list(methods.training_samples(model, task, shuffled(own, spec.shuffle, rng), rng))
+        share = min(1.0, spec.epochs - epoch)
+        mixed = mixed[: max(1, round(len(mixed) * share))]
+        plan += [mixed[start : start + spec.batch_size] for start in range(0, len(mixed), spec.batch_size)]
+    return plan if spec.max_steps is None else plan[: spec.max_steps]
+
+
+def few(samples: Samples, count: int) -> list[Sample]:
+    """The few-shot subset: the first `count` by a hash of the id, in their own order; the same on every machine."""
+    import hashlib
+
+    ranked = sorted(samples, key=lambda sample: hashlib.sha256(f"{sample.task}/{sample.id}".encode()).digest())
+    chosen = {id(sample) for sample in ranked[:count]}
+    return [sample for sample in samples if id(sample) in chosen]
+
+
+def shuffled(samples: Samples, by: str, rng: random.Random) -> list[Sample]:
+    """Shuffle samples, or whole images with all of their samples, which lets packing share the images' prefix."""
+    if by == "sample":
+        result = list(samples)
+        rng.shuffle(result)
+        return result
+    groups: dict[tuple[str, ...], list[Sample]] = {}
+    for position, sample in enumerate(samples):
+        key = tuple(image.digest for image in sample.images) or (f"text {position}",)
+        groups.setdefault(key, []).append(sample)
+    order = list(groups.values())
+    rng.shuffle(order)
+    return [sample for group in order for sample in group]
+
+
+def make_optimiser(parameters: Mapping[str, nn.Parameter], spec: TrainSpec) -> torch.optim.Optimizer:
+    """AdamW with a learning rate per part (`TrainSpec.learning_rates`); vectors and norms have no weight decay."""
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault((part_of(name), parameter.ndim > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": members,
+                "lr": spec.learning_rates.get(part, spec.learning_rate),
+                "weight_decay": spec.weight_decay if decays else 0.0,
+            }
+            for (part, decays), members in groups.items()
+        ],
+        betas=(0.9, 0.999),
+        fused=True,
+    )
+
+
+def make_schedule(
+    optimiser: torch.optim.Optimizer, spec: TrainSpec, steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up over a share of the stage's steps, then the decay that the recipe names; re-warmed each stage."""
+    warm = max(1, round(spec.warmup * steps)) if spec.warmup else 0
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        if spec.schedule == "constant":
+            return 1.0
+        done = (step - warm) / max(1, steps - warm)
+        return 1.0 - done if spec.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
+def preload(model: Assembly, plan: Sequence[Sequence[Sample]], progress: Progress, label: str) -> None:
+    """Encode the stage's images once, ahead of the steps, while the encoder is frozen."""
+    if model.encoder_trains:
+        return
+    images = {image.digest: image for samples in plan for sample in samples for image in sample.images}
+    ordered = list(images.values())
+    chunks = [ordered[start : start + 64] for start in range(0, len(ordered), 64)]
+    for chunk in progress.track(chunks, label=f"encode {label}", total=len(chunks), unit="batch of images"):
+        model.image_features(chunk)
+
+
+def prepare(
+    model: Assembly, methods: Methods, objective: Objective, samples: Samples, spec: TrainSpec
+) -> list[Batch]:
+    """Routes, tokens and rows of one optimiser step."""
+    return model.pack(
+        samples,
+        methods.assign(model, samples),
+        row_tokens=spec.row_tokens,
+        supervise=[objective.supervise(sample) for sample in samples],
+    )
+
+
+def backward(
+    model: Assembly,
+    methods: Methods,
+    objective: Objective,
+    batches: Sequence[Batch],
+    accelerator: Accelerator,
+    *,
+    step: int,
+    task: Task,
+) -> float:
+    """Accumulate the gradient of one optimiser step over this process's share of the batches; returns the loss."""
+    said = [{TASK_LOSS: float(len(batch.targets)), **methods.loss_counts(batch)} for batch in batches]
+    counts: dict[str, float] = {}
+    for of_batch in said:
+        for part, count in of_batch.items():
+            counts[part] = counts.get(part, 0.0) + count
+    total = torch.zeros((), device=model.device)
+    model.train()
+    for batch in mine(batches, accelerator):
+        out = model.forward(batch, hidden=methods.needs_hidden())
+        parts = {TASK_LOSS: objective.loss(model, batch, out), **methods.loss(model, batch, out)}
+        loss = torch.stack([part.total / counts[name] for name, part in parts.items() if counts[name]]).sum()
+        accelerator.backward(loss)
+        total += loss.detach()
+    model.eval()
+    if accelerator.num_processes > 1:
+        total = accelerator.reduce(total, reduction="sum")
+    value = float(total)
+    if not math.isfinite(value):
+        raise UserError(
+            f"the loss is {value} at step {step + 1}",
+            where=f"task {task.name}",
+            hint="lower train.learning_rate (or a part's in train.learning_rates), lengthen train.warmup, or set "
+            "train.clip; finished stages are kept",
+        )
+    return value
+
+
+def mine(batches: Sequence[Batch], accelerator: Accelerator) -> Iterator[Batch]:
+    """This process's share."""
+    yield from batches[accelerator.process_index :: accelerator.num_processes]
+
+
+def reduce_gradients(parameters: Any, accelerator: Accelerator) -> None:
+    """Add up the processes' gradients, in one message."""
+    if accelerator.num_processes == 1:
+        return
+    wanted = list(parameters)
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in wanted])
+    flat = accelerator.reduce(flat, reduction="sum")
+    for parameter, gradient in zip(wanted, flat.split([p.numel() for p in wanted]), strict=True):
+        parameter.grad = gradient.view_as(parameter).clone()

@@ -1,0 +1,59 @@
+"""Every registered encoder keeps its promises; a new one is tested by being registered."""
+
+from importlib.metadata import entry_points
+
+import pytest
+import torch
+from PIL import Image
+
+from mmcl.testing import check_encoder
+
+CLASSES = {point.name: point for point in entry_points(group="mmcl.encoders")}
+OPTIONS = {
+    "lite0": [{"image_size": 64}, {"image_size": 96, "levels": (2, 4), "grid": 3, "fit": "pad"}],
+    "timm": [
+        {"model": "test_vit", "pretrained": False},
+        {"model": "test_vit", "pretrained": False, "image_size": 96, "prefix_tokens": True, "grid": 2},
+        {"model": "test_vit3", "pretrained": False, "levels": (-2, -1)},
+        {"model": "test_efficientnet", "pretrained": False, "image_size": 64, "levels": (0, -1), "fit": "crop"},
+        {"model": "test_convnext", "pretrained": False, "grid": 3},
+    ],
+    "tiny": [{}, {"tokens": 9, "width": 8, "image_size": 30}],
+}
+CASES = [(name, options) for name in sorted(CLASSES) for options in OPTIONS.get(name, [{}])]
+
+
+def build(name, options):
+    return CLASSES[name].load()(**options)
+
+
+def test_the_walk_finds_the_encoders():
+    assert len(CLASSES) >= 3
+    assert set(OPTIONS) <= set(CLASSES)
+    assert len(CASES) >= 9
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_encoder_keeps_its_promises(name, options):
+    check_encoder(build(name, options))
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_training_mode_gives_the_same_features_and_every_parameter_a_gradient(name, options):
+    encoder = build(name, options)
+    pixels = torch.stack([encoder.transform()(Image.radial_gradient("L").convert("RGB"))] * 2)
+    expected = encoder.eval()(pixels)
+    assert torch.equal(encoder.train()(pixels), expected)
+    expected.square().sum().backward()
+    assert any(parameter.grad is not None for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_two_builds_are_equal_and_leave_the_random_state(name, options):
+    before = torch.random.get_rng_state()
+    one = build(name, options)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    other = build(name, options)
+    assert one.info == other.info
+    assert one.state_dict().keys() == other.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))

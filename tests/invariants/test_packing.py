@@ -1,0 +1,135 @@
+"""Packed rows give the loss, the gradients and the answers of one row per sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mmcl.data.types import Sample, Turn
+from mmcl.model.assembly import Assembly
+from mmcl.model.build import build_model
+from mmcl.model.capability import why_not_packed
+from mmcl.model.tiny import FAMILIES
+from mmcl.recipe.spec import LanguageSpec, LoRASpec, ModelSpec, PluginSpec, PromptSpec
+from mmcl.testing import TinyImage, tiny_language
+from mmcl.training.objectives.all_text import AllText
+from mmcl.training.objectives.answers import Answers
+
+PACKING_FAMILIES = [family for family in FAMILIES if not why_not_packed(tiny_language(family)[0])]
+
+
+def world(family: str, packing: str, style: str = "chat") -> Assembly:
+    """A tiny model whose adapters are not at their no-op start, so that every gradient counts."""
+    spec = ModelSpec(
+        encoder=PluginSpec("tiny"),
+        projector=PluginSpec("mlp"),
+        language=LanguageSpec(f"tiny:{family}", lora=LoRASpec(rank=2)),
+        packing=packing,  # type: ignore[arg-type]
+        prompt=PromptSpec(style=style),  # type: ignore[arg-type]
+    )
+    model = build_model(spec, folder=Path(), seed=0)
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def mixed_samples() -> list[Sample]:
+    """Several questions of an image, several images in a question, several turns, text alone, an image alone."""
+    pictures = [TinyImage("red", "top left"), TinyImage("blue", "top right"), TinyImage("green", "bottom left")]
+    samples = [
+        Sample(
+            id=f"{place}-{q}",
+            task="a",
+            turns=(Turn("user", f"<image>\nWhat is{' really' * q} there?"), Turn("assistant", f"thing {q}{place}")),
+            images=(picture,),
+        )
+        for place, picture in enumerate(pictures)
+        for q in range(3)
+    ]
+    return [
+        *samples,
+        Sample(id="text", task="a", turns=(Turn("user", "Hello?"), Turn("assistant", "Good day"))),
+        Sample(id="image", task="a", turns=(Turn("user", "<image>"), Turn("assistant", "red")), images=(pictures[0],)),
+        Sample(
+            id="two",
+            task="a",
+            turns=(
+                Turn("user", "<image><image>Same?"),
+                Turn("assistant", "no"),
+                Turn("user", "Sure?"),
+                Turn("assistant", "yes"),
+            ),
+            images=(pictures[0], pictures[0]),
+        ),
+    ]
+
+
+def loss_and_gradient(model: Assembly, samples: list[Sample], objective: Answers | AllText) -> tuple[float, int, torch.Tensor]:
+    batches = model.pack(samples, row_tokens=200, supervise=[objective.supervise(sample) for sample in samples])
+    total, count = 0.0, 0.0
+    for batch in batches:
+        part = objective.loss(model, batch, model.forward(batch))
+        part.total.backward()
+        total, count = total + part.total.item(), count + part.count
+    gradient = torch.cat([p.grad.flatten() for p in model.trainable().values() if p.grad is not None])
+    return total, int(count), gradient
+
+
+def test_most_families_pack() -> None:
+    assert len(PACKING_FAMILIES) >= 6
+
+
+@pytest.mark.parametrize("style", ["chat", "plain"])
+@pytest.mark.parametrize("objective", [Answers(), AllText()], ids=["answers", "all text"])
+@pytest.mark.parametrize("family", PACKING_FAMILIES)
+def test_packed_is_padded(family: str, objective: Answers | AllText, style: str) -> None:
+    samples = mixed_samples()
+    packed, padded = world(family, "packed", style), world(family, "padded", style)
+    loss, count, gradient = loss_and_gradient(packed, samples, objective)
+    loss_, count_, gradient_ = loss_and_gradient(padded, samples, objective)
+    assert count == count_
+    assert loss == pytest.approx(loss_, rel=1e-5)
+    assert (gradient - gradient_).norm() < 1e-5 * gradient_.norm()
+    assert gradient_.norm() > 0
+
+
+def test_packing_shares_the_image() -> None:
+    samples = mixed_samples()[:3]
+    model = world("llama", "packed")
+    (batch,) = model.pack(samples, row_tokens=1000)
+    assert int(batch.is_image.sum()) == model.visual_tokens
+    padded = world("llama", "padded").pack(samples, row_tokens=1000)
+    assert sum(int((~b.is_padding).sum()) for b in padded) > int((~batch.is_padding).sum())
+
+
+def test_branches_do_not_see_each_other() -> None:
+    model = world("llama", "packed")
+    (batch,) = model.pack(mixed_samples()[:3], row_tokens=1000)
+    owner, visible = batch.owner[0], batch.visible[0]
+    assert set(owner.tolist()) == {-1, 0, 1, 2}
+    for one in range(3):
+        for other in {0, 1, 2} - {one}:
+            assert not visible[owner == one][:, owner == other].any()
+        assert visible[owner == one][:, owner == -1].all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_do_not_depend_on_company(family: str) -> None:
+    model = world(family, "auto")
+    samples = mixed_samples()
+    together = model.generate(samples)
+    assert together == [model.generate([sample])[0] for sample in samples]
+    assert together[::-1] == model.generate(samples[::-1])
+    assert len(set(together)) > 1
+
+
+@pytest.mark.parametrize("family", PACKING_FAMILIES)
+def test_answers_are_those_of_transformers(family: str) -> None:
+    packed, padded = world(family, "packed"), world(family, "padded")  # padded decodes with transformers' generate
+    samples = mixed_samples()
+    assert packed.generate(samples) == padded.generate(samples)
