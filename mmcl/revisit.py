@@ -116,7 +116,15 @@ def ask(
     Raises:
         UserError: there is no such stage or variant, or the image can't be read.
     """
-    run = open_run(folder, progress)
+    return ask_experiment(
+        open_run(folder, progress), question=question, image=image, stage=stage, variant=variant
+    )
+
+
+def ask_experiment(
+    run: Experiment, *, question: str, image: Path | None = None, stage: str = "last", variant: str | None = None
+) -> list[dict[str, str]]:
+    """`ask` of an experiment at hand."""
     images = (FileImage(image.resolve().parent, image.name),) if image else ()
     text = f"{IMAGE_PLACEHOLDER}\n{question}" if image else question
     sample = Sample(id="asked", task="", turns=(Turn("user", text),), images=images)

@@ -225,11 +225,8 @@ class Replay(Method):
         if self.needs_hidden():
             weight = uses(batch, replayed)
             image, every = float(weight[batch.is_image].sum()), float(weight.sum())
-            # By token share both divide by all tokens; balanced, each by its own.
-            if image:
-                counts["image"] = image if self.balance == "balanced" else every
-            if every > image:
-                counts["text"] = every - image if self.balance == "balanced" else every
+            # By token share both divide by all tokens, also in a batch that has none of one kind.
+            counts["image"], counts["text"] = (image, every - image) if self.balance == "balanced" else (every, every)
         return {name: count for name, count in counts.items() if count}
 
     def loss(self, model: Model, batch: Batch, out: Output) -> Mapping[str, LossSum]:

@@ -36,8 +36,9 @@ def test_a_line_is_dashed_until_its_task_is_learned_and_broken_where_nothing_was
     assert [point.hollow for point in line.points] == [True, True, False, False]
 
 
-def test_direct_labels_never_overlap_and_stay_on_the_chart() -> None:
-    series = [Series(str(i), i, (1.0, 0.01 * i)) for i in range(12)]
+@pytest.mark.parametrize("low", [0.0, 0.4, 0.89])
+def test_direct_labels_never_overlap_and_stay_on_the_chart(low: float) -> None:
+    series = [Series(str(i), i, (1.0, low + 0.01 * i)) for i in range(12)]
     chart = line_chart("t", series, ["1", "2"], top=1.0, show=show)
     places = sorted(line.label[1] for line in chart.lines if line.label)
     assert len(places) == 12

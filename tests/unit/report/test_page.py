@@ -197,6 +197,7 @@ def test_routing_is_shown_only_where_experts_were_taken(make_run: Any) -> None:
     )
     alone = page(make_run(alone=True).folder)
     assert not alone.all("table", "confusion")
+    assert "Routing" not in [text for _, text in alone.all("h2")]
     assert "#routing" not in [attrs["href"] for attrs, _ in alone.all("a")]
 
 
@@ -238,10 +239,11 @@ def test_the_choice_is_diverse_and_takes_the_larger_fall_first() -> None:
 
 def test_rows_are_matched_by_their_id_not_by_their_place(make_run: Any) -> None:
     fake = make_run()
-    wanted = [group.fell for group in forgotten(read_run(fake.folder).variants[0], fake.folder)]
-    path = fake.stage("finetune", "03-yes-no") / "predictions" / "0-task.jsonl"
+    path = fake.stage("finetune", "03-yes-no") / "predictions" / "1-task.jsonl"
     path.write_text("\n".join(reversed(path.read_text().splitlines())))
-    assert [group.fell for group in forgotten(read_run(fake.folder).variants[0], fake.folder)] == wanted
+    groups = forgotten(read_run(fake.folder).variants[0], fake.folder)
+    assert [group.fell for group in groups] == [19, 13]
+    assert all(item.before.id == item.after.id for group in groups for item in group.shown)
 
 
 def test_thumbnails_are_small_pngs_and_a_digest_is_no_path(tmp_path: Path) -> None:
