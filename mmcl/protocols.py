@@ -60,7 +60,11 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class Projector(Protocol):
-    """A projector: any `nn.Module` whose constructor takes `in_width` and `out_width` among its keywords."""
+    """A projector: any `nn.Module` whose constructor takes `in_width` and `out_width` among its keywords.
+
+    If it also has `calibrate(features, spread)`, the core calls that before the first training on images, with encoder
+    features [I, T, in_width] of some of these and the standard deviation of the language model's input embeddings.
+    """
 
     def tokens(self, tokens_in: int) -> int:
         """How many tokens leave when `tokens_in` enter."""

@@ -90,6 +90,7 @@ class Session:
         methods = self.active(stage)
         self.model.recipe_train = stage.trainable
         self.model.set_trainable(stage.trainable)
+        self.model.calibrate(task.train)
         seen = {name: [tasks[key] for key in self.seen.get(name, [])] for name in methods.methods}
         methods.begin_task(self.model, task, seen)
         trainable = sum(parameter.numel() for parameter in self.model.trainable().values())

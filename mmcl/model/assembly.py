@@ -25,6 +25,7 @@ from mmcl.protocols import BASE, Batch, Encoder, EncoderInfo, Output, Projector,
 from mmcl.recipe.spec import LoRASpec
 
 ENCODE_BATCH = 32
+CALIBRATION_IMAGES = 256
 
 
 class Assembly(nn.Module):
@@ -215,6 +216,18 @@ class Assembly(nn.Module):
                 hint="make `info` say what `forward` returns",
             )
         return features
+
+    def calibrate(self, samples: Samples) -> None:
+        """Let the projector measure the encoder's features on the first images of a training set, if it wants to.
+
+        A projector does this once in its life; afterwards the call has no effect.
+        """
+        measure = getattr(self.projector, "calibrate", None)
+        images = {image.digest: image for sample in samples for image in sample.images}
+        if measure is not None and images:
+            with torch.no_grad():
+                features = torch.stack(self.image_features(list(images.values())[:CALIBRATION_IMAGES]))
+                measure(features, float(self.language.get_input_embeddings().weight.float().std()))
 
     def project(self, features: Tensor, route: Route) -> Tensor:
         """Features [I, T, W] of one route -> visual tokens [I, T', D]."""

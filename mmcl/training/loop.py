@@ -148,7 +148,8 @@ def make_optimiser(parameters: Mapping[str, nn.Parameter], spec: TrainSpec) -> t
             }
             for (part, decays), members in groups.items()
         ],
-        betas=(0.9, 0.999),
+        # A stage is short: with the usual 0.999 the second moment would still be that of its first steps at its end.
+        betas=(0.9, 0.95),
         fused=True,
     )
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ class EasyVQA:
         }
         self.split = split
         self.image_property = image_property
-        self.names = _ordered(names[split], order)
+        self.names, problems = _ordered(names[split], order)
         self.train_size = train_size
         self.test_size = test_size
         self.images = images
@@ -89,7 +90,7 @@ class EasyVQA:
         self.prompt_suffix = prompt_suffix
         self.seed = seed
         sizes = {"train_size": train_size, "test_size": test_size, "images": images, "caption_size": caption_size}
-        problems = [
+        problems += [
             Problem(f"stream.{key}", f"{size} is not possible", "write 1 or more, or leave it out for all there is")
             for key, size in sizes.items()
             if size is not None and size < 1
@@ -107,14 +108,27 @@ class EasyVQA:
         if self.images is not None:
             kept = set(self._ranked("train", {question.image for question in train})[: self.images])
             train = [question for question in train if question.image in kept]
-        parts: list[tuple[Part, list[_Question], int | None]]
-        parts = [("train", train, self.train_size), ("test", test, self.test_size)]
+        of_train = self._by_task(train)
+        looks = _looks(train)
+        captioned = self._ranked("train", looks["shape"].keys() & looks["color"].keys())[: self.caption_size]
+        problems = [
+            Problem("stream.images", f"no question of the task `{name}` is about these images", "raise `images`")
+            for name in self.names
+            if not of_train.get(name)
+        ]
+        if self.captions and not captioned:
+            problems.append(Problem("stream.images", "no caption can be made of these images", "raise `images`"))
+        if problems:
+            raise UserError(problems=problems)
+        of_test = self._by_task(test)
         images = _Images()
-        tasks = [self._caption_task(train, images)] if self.captions else []
+        tasks = [self._caption_task(captioned, looks, images)] if self.captions else []
+        parts: tuple[tuple[Part, dict[str, list[_Question]], int | None], ...]
+        parts = (("train", of_train, self.train_size), ("test", of_test, self.test_size))
         for name in self.names:
             samples: dict[Part, list[Sample]] = {}
-            for part, questions, size in parts:
-                chosen = self._choose(part, self._belonging(name, questions), size)
+            for part, by_task, size in parts:
+                chosen = self._choose(part, by_task[name], size)
                 samples[part] = [self._sample(name, part, each, images.get(part, each.image)) for each in chosen]
             tasks.append(Task(name=name, train=samples["train"], test=samples["test"], metric="exact"))
         return tasks
@@ -128,13 +142,19 @@ class EasyVQA:
             raise UserError(f"the questions of easy-VQA can't be read: {error}", where=str(file), hint=hint) from error
         return [_Question.parse(number, *row) for number, row in enumerate(rows)]
 
-    def _belonging(self, name: str, questions: Sequence[_Question]) -> list[_Question]:
-        if self.split == "question_type":
-            return [question for question in questions if question.type == name]
-        if self.split == "answers":
-            return [question for question in questions if question.answer in VOCABULARIES[name]]
-        of_image = _looks(questions)[self.image_property]
-        return [question for question in questions if of_image.get(question.image) == name]
+    def _by_task(self, questions: Sequence[_Question]) -> dict[str, list[_Question]]:
+        task_of_answer = {answer: name for name, answers in VOCABULARIES.items() for answer in answers}
+        task_of_image = _looks(questions)[self.image_property] if self.split == "image_property" else {}
+        by_task: dict[str, list[_Question]] = {}
+        for question in questions:
+            if self.split == "question_type":
+                name = question.type
+            elif self.split == "answers":
+                name = task_of_answer[question.answer]
+            else:
+                name = task_of_image.get(question.image, "")  # nothing says what is in a few of the images
+            by_task.setdefault(name, []).append(question)
+        return by_task
 
     def _choose(self, part: Part, questions: Sequence[_Question], size: int | None) -> list[_Question]:
         """Up to `size` questions, image by image; an image whose questions don't all fit in is passed over."""
@@ -148,7 +168,7 @@ class EasyVQA:
         for group in ranked:
             if len(chosen) + len(group) <= size:
                 chosen += group
-        return chosen or ranked[0][:size] if ranked else []  # where not one image fits in whole
+        return chosen or ranked[0][:size]  # where not one image fits in whole
 
     def _ranked(self, part: Part, images: Iterable[int]) -> list[int]:
         """In an order that depends on the seed alone, so tasks share images and a larger size only adds some."""
@@ -165,20 +185,17 @@ class EasyVQA:
             group=question.group,
         )
 
-    def _caption_task(self, questions: Sequence[_Question], sources: _Images) -> Task:
-        looks = _looks(questions)
-        shapes, colours = looks["shape"], looks["color"]
-        images = self._ranked("train", shapes.keys() & colours.keys())[: self.caption_size]
+    def _caption_task(self, numbers: Sequence[int], looks: Mapping[str, Mapping[int, str]], images: _Images) -> Task:
         asked = Turn("user", f"{IMAGE_PLACEHOLDER}\n{self.caption_prompt}")
         samples = [
             Sample(
-                id=f"caption-{image}",
+                id=f"caption-{number}",
                 task="captions",
-                turns=(asked, Turn("assistant", f"a {colours[image]} {shapes[image]}")),
-                images=(sources.get("train", image),),
-                group=shapes[image],
+                turns=(asked, Turn("assistant", f"a {looks['color'][number]} {looks['shape'][number]}")),
+                images=(images.get("train", number),),
+                group=looks["shape"][number],
             )
-            for image in images
+            for number in numbers
         ]
         return Task(name="captions", train=samples, kind="align")
 
@@ -239,21 +256,21 @@ def _looks(questions: Sequence[_Question]) -> dict[str, dict[int, str]]:
     return looks
 
 
-def _ordered(names: tuple[str, ...], order: Literal["given", "reversed"] | list[str]) -> tuple[str, ...]:
+def _ordered(
+    names: tuple[str, ...], order: Literal["given", "reversed"] | list[str]
+) -> tuple[tuple[str, ...], list[Problem]]:
     if isinstance(order, str):
-        return names if order == "given" else names[::-1]
+        return (names if order == "given" else names[::-1]), []
     hint = f"the tasks of this split are {', '.join(names)}"
     problems = [Problem("stream.order", f"there is no task `{name}`", hint) for name in order if name not in names]
     problems += [
-        Problem("stream.order", f"`{name}` stands there {order.count(name)} times", "name each task once")
-        for name in dict.fromkeys(order)
-        if order.count(name) > 1
+        Problem("stream.order", f"`{name}` stands there {count} times", "name each task once")
+        for name, count in Counter(order).items()
+        if count > 1
     ]
     if not order:
         problems.append(Problem("stream.order", "no task is named", hint))
-    if problems:
-        raise UserError(problems=problems)
-    return tuple(order)
+    return tuple(order), problems
 
 
 def _folder(part: Part) -> Path:

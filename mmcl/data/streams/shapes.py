@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,7 +66,9 @@ class Drawing(ImageSource):
     def _bytes(self) -> bytes:
         from PIL import Image, ImageDraw, ImageFont
 
-        shade = tuple(224 + self.number // 31**power % 31 for power in range(3))
+        # Backgrounds differ without an order that would tell tasks apart: the factor has no divisor 31.
+        spread = self.number * 12_347 % 31**3
+        shade = tuple(224 + spread // 31**power % 31 for power in range(3))
         image = Image.new("RGB", (self.size, self.size), shade)
         draw = ImageDraw.Draw(image)
         half, rng = self.size // 2, random.Random(self.number)
@@ -126,7 +129,8 @@ class Shapes:
         questions_per_image: samples that share an image.
         similarity: in [0, 1], see above.
         captions: add a task `captions` (kind `align`, training only) with so many samples; 0 for none.
-        order: `given` or `reversed`.
+        text_only: tasks without images that come after those in `tasks`: their names, or how many.
+        order: `given`, `reversed`, or names of tasks (`shape`, `shape-2`); names that are not listed are left out.
         seed: of all that is drawn.
     """
 
@@ -141,10 +145,23 @@ class Shapes:
         questions_per_image: int = 4,
         similarity: float = 0.0,
         captions: int = 0,
-        order: Literal["given", "reversed"] = "given",
+        text_only: list[str] | int = 0,
+        order: Literal["given", "reversed"] | list[str] = "given",
         seed: int = 0,
     ) -> None:
         names = list(tasks) if tasks is not None else list(IMAGE_TASKS)
+        if isinstance(text_only, int):
+            if text_only < 0:
+                raise UserError(f"{text_only} is too small", where="stream.text_only", hint="at least 0, or names")
+            text_only = [TEXT_TASKS[index % len(TEXT_TASKS)] for index in range(text_only)]
+        with_images = [name for name in text_only if name not in TEXT_TASKS]
+        if with_images:
+            raise UserError(
+                f"no tasks without images: {', '.join(with_images)}",
+                where="stream.text_only",
+                hint=f"choose from {', '.join(TEXT_TASKS)}, or write how many",
+            )
+        names += text_only
         unknown = [name for name in names if name not in IMAGE_TASKS + TEXT_TASKS]
         if unknown or not names:
             raise UserError(
@@ -160,28 +177,28 @@ class Shapes:
             raise UserError(f"{similarity} is out of range", where="stream.similarity", hint="between 0 and 1")
         if length is not None and length < 1:
             raise UserError(f"{length} is too small", where="stream.length", hint="at least 1, or null")
-        self.names = [names[index % len(names)] for index in range(length or len(names))]
-        self.reverse = order == "reversed"
+        if captions < 0:
+            raise UserError(f"{captions} is too small", where="stream.captions", hint="at least 0")
+        self.bases = [names[index % len(names)] for index in range(length or len(names))]
+        self.names = _ordered(_numbered(self.bases), order)
         self.train_size, self.test_size, self.image_size = train_size, test_size, image_size
         self.questions_per_image, self.similarity, self.seed = questions_per_image, similarity, seed
         self.captions = captions
 
     def tasks(self) -> Sequence[Task]:
         """The tasks in order, the captions first."""
-        result = []
+        made: dict[str, Task] = {}
         books: dict[str, dict[str, str]] = {}
-        times: dict[str, int] = {}
+        times: Counter[str] = Counter()
         self._number = 0
-        for base in self.names:
-            times[base] = times.get(base, 0) + 1
-            name = base if times[base] == 1 else f"{base}-{times[base]}"
+        for base, name in zip(self.bases, _numbered(self.bases), strict=True):
+            times[base] += 1
             books[base] = self._book(base, times[base], books.get(base))
             rng = self._rng(name)
             train = self._samples(name, base, self.train_size, books[base], rng, train=True)
             test = self._samples(name, base, self.test_size, books[base], rng, train=False)
-            result.append(Task(name=name, train=train, test=test, metric="exact"))
-        if self.reverse:
-            result.reverse()
+            made[name] = Task(name=name, train=train, test=test, metric="exact")
+        result = [made[name] for name in self.names]  # a task is the same in every order
         if self.captions:
             result.insert(0, Task(name=CAPTIONS, train=self._captions(), kind="align"))
         return result
@@ -244,8 +261,32 @@ class Shapes:
                 Turn("user", f"{IMAGE_PLACEHOLDER}\nDescribe the image."),
                 Turn("assistant", f"a {colour} {what} at the {corner}"),
             )
-            samples.append(Sample(id=f"train-{index:05d}", task=CAPTIONS, turns=turns, images=(image,), group="caption"))
+            identity = f"train-{index:05d}"
+            samples.append(Sample(id=identity, task=CAPTIONS, turns=turns, images=(image,), group="caption"))
         return samples
+
+
+def _numbered(bases: Sequence[str]) -> list[str]:
+    """Names of tasks: `shape`, and `shape-2` where that comes again."""
+    times: Counter[str] = Counter()
+    names = []
+    for base in bases:
+        times[base] += 1
+        names.append(base if times[base] == 1 else f"{base}-{times[base]}")
+    return names
+
+
+def _ordered(names: list[str], order: Literal["given", "reversed"] | list[str]) -> list[str]:
+    if isinstance(order, str):
+        return names if order == "given" else names[::-1]
+    unknown = [name for name in order if name not in names]
+    if unknown or len(set(order)) != len(order) or not order:
+        raise UserError(
+            f"no such tasks: {', '.join(unknown)}" if unknown else "a task twice, or none",
+            where="stream.order",
+            hint=f"name each of these at most once: {', '.join(names)}",
+        )
+    return list(order)
 
 
 def _answers(base: str) -> list[str]:

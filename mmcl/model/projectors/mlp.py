@@ -7,6 +7,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from mmcl.errors import UserError
+from mmcl.model.projectors.standardise import Standardise, calibrate
 
 
 class MLP(nn.Module):
@@ -19,7 +20,8 @@ class MLP(nn.Module):
         out_width: width of the language model.
         depth: number of linear maps.
         hidden: width between them; default: `out_width`.
-        norm: LayerNorm on the input. Encoders differ in scale by a factor of 100; with it one learning rate fits all.
+        norm: standardise the encoder's channels, which differ in mean and spread by orders of magnitude; see
+            `Standardise`. With it one learning rate fits all encoders.
     """
 
     def __init__(
@@ -33,7 +35,7 @@ class MLP(nn.Module):
                 hint="LLaVA-1.5 has depth 2",
             )
         widths = [in_width, *[hidden or out_width] * (depth - 1), out_width]
-        self.norm = nn.LayerNorm(in_width) if norm else nn.Identity()
+        self.norm = Standardise(in_width) if norm else nn.Identity()
         layers: list[nn.Module] = []
         for index, (width, following) in enumerate(pairwise(widths)):
             layers += [nn.GELU()] if index else []
@@ -43,6 +45,12 @@ class MLP(nn.Module):
     def tokens(self, tokens_in: int) -> int:
         """As many as enter."""
         return tokens_in
+
+    def calibrate(self, features: Tensor, spread: float) -> None:
+        """Before training, on features [I, T, in_width] of the first images: see `standardise.calibrate`."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        calibrate(self, self.norm, last, features, spread)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features [I, T, in_width] -> tokens [I, T, out_width]."""

@@ -154,7 +154,7 @@ def test_the_same_seed_gives_the_same_and_another_one_others() -> None:
     first, again, other = (by_name(train_size=50, test_size=20, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert [s.id for s in first["shape"].train] != [s.id for s in other["shape"].train]
-    assert [s.id for s in first["shape"].train[:4]] == ["train-8850", "train-8851", "train-14297", "train-4014"]
+    assert [s.id for s in first["shape"].train[:4]] == ["train-26267", "train-30346", "train-7771", "train-36665"]
 
 
 def test_tasks_share_images_and_image_objects() -> None:
@@ -182,7 +182,7 @@ def test_a_suffix_follows_every_question() -> None:
         assert all(sample.turns[0].text.endswith("?\nOne word.") for sample in (*task.train, *task.test))
 
 
-# -------------------------------------------------------------------------------------------------------------- mistakes
+# ------------------------------------------------------------------------------------------------------------- mistakes
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,9 @@ def test_all_wrong_options_at_once() -> None:
 def test_too_few_images_for_a_task() -> None:
     with pytest.raises(UserError) as caught:
         EasyVQA(images=1).tasks()
-    assert all(problem.where == "stream.images" and "raise `images`" in problem.hint for problem in caught.value.problems)
+    assert all(
+        problem.where == "stream.images" and "raise `images`" in problem.hint for problem in caught.value.problems
+    )
     assert "shape" in str(caught.value) or "color" in str(caught.value)
 
 

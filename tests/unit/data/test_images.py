@@ -58,7 +58,7 @@ def problem(act: Callable[[], object]) -> tuple[str, str, str]:
     return found.where, found.message, found.hint
 
 
-# ---------------------------------------------------------------------------------------------------------- identity
+# ------------------------------------------------------------------------------------------------------------- identity
 
 
 def test_a_file_is_known_by_its_content(folder: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_relative_folder_stays_where_it_was(folder: Path, monkeypatch: pytest.
     assert pickle.loads(pickle.dumps(image)).open().size == (4, 4)
 
 
-# ----------------------------------------------------------------------------------------------------- leaving the folder
+# --------------------------------------------------------------------------------------------------- leaving the folder
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "../../etc/passwd", "sub/../../secret.png", "/etc/passwd", ".."])
@@ -122,13 +122,15 @@ def test_links_inside_the_folder_and_to_it_are_followed(folder: Path) -> None:
     assert FileImage(folder, "sub/../sub/red.png").open().size == (4, 4)
 
 
-@pytest.mark.parametrize("path, what", [("", "empty"), ("  ", "empty"), ("a\0b", "no path"), ("https://a.b/c.png", "web")])
+@pytest.mark.parametrize(
+    "path, what", [("", "empty"), ("  ", "empty"), ("a\0b", "no path"), ("https://a.b/c.png", "web")]
+)
 def test_what_is_no_path(folder: Path, path: str, what: str) -> None:
     where, message, _ = problem(lambda: FileImage(folder, path))
     assert where == str(folder) and what in message
 
 
-# ------------------------------------------------------------------------------------------------------ unreadable files
+# ----------------------------------------------------------------------------------------------------- unreadable files
 
 
 def test_a_missing_file(folder: Path) -> None:
@@ -192,7 +194,7 @@ def test_an_image_at_the_limit_is_decoded(monkeypatch: pytest.MonkeyPatch) -> No
     assert "4 x 5" in problem(BytesImage(encoded(Image.new("RGB", (4, 5))), "too large").open)[1]
 
 
-# -------------------------------------------------------------------------------------------------------------- decoding
+# ------------------------------------------------------------------------------------------------------------- decoding
 
 
 def opened(data: bytes) -> Image.Image:
@@ -218,6 +220,7 @@ def test_an_image_stands_upright() -> None:
     assert image.size == (4, 6) and image.getpixel((3, 0)) == RED
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_exif_that_cannot_be_parsed_is_left_alone() -> None:
     data = encoded(Image.new("RGB", (6, 4), RED), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\xff")
     assert opened(data).size == (6, 4)
@@ -245,7 +248,10 @@ def test_sixteen_bits_are_scaled_and_not_clipped(form: str) -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "LAB", "F", "I"])
 def test_other_modes_become_rgb(mode: str) -> None:
-    assert opened(encoded(Image.new("RGB", (3, 2), RED).convert(mode), "PNG" if mode in "1LP" else "TIFF")).size == (3, 2)
+    assert opened(encoded(Image.new("RGB", (3, 2), RED).convert(mode), "PNG" if mode in "1LP" else "TIFF")).size == (
+        3,
+        2,
+    )
 
 
 def test_cmyk_keeps_its_colours() -> None:

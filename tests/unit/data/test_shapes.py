@@ -48,7 +48,8 @@ def test_answers_are_what_is_drawn() -> None:
             figures = sample.images[0].figures
             what, colour, corner = figures[0]
             words = ("one", "two", "three", "four")
-            truth = {"shape": what, "text": what, "colour": colour, "position": corner, "count": words[len(figures) - 1]}
+            count = words[len(figures) - 1]
+            truth = {"shape": what, "text": what, "colour": colour, "position": corner, "count": count}
             if task.name in truth:
                 assert sample.reply == truth[task.name]
             else:
@@ -68,8 +69,71 @@ def test_order_and_seed() -> None:
     assert given[0].train != Shapes(train_size=5, seed=1).tasks()[0].train
 
 
+def test_a_task_is_the_same_in_every_order() -> None:
+    given = {task.name: task for task in Shapes(tasks=["shape", "colour"], length=4, train_size=5).tasks()}
+    assert list(given) == ["shape", "colour", "shape-2", "colour-2"]
+    order = ["shape-2", "colour", "shape"]
+    chosen = Shapes(tasks=["shape", "colour"], length=4, train_size=5, order=order).tasks()
+    assert [task.name for task in chosen] == order
+    assert all(task == given[task.name] for task in chosen)
+
+
+def test_text_only_tasks_by_number_and_by_name() -> None:
+    options = {"tasks": ["shape"], "train_size": 6, "test_size": 2}
+    assert [task.name for task in Shapes(text_only=3, **options).tasks()] == ["shape", "sum", "letter", "sum-2"]
+    by_name = Shapes(text_only=["letter"], **options).tasks()
+    assert [task.name for task in by_name] == ["shape", "letter"]
+    assert [{bool(sample.images) for sample in (*task.train, *task.test)} for task in by_name] == [{True}, {False}]
+
+
+def test_backgrounds_do_not_tell_the_task() -> None:
+    """The task whose training image has the most similar background is the right one no more often than by chance."""
+    tasks = Shapes(tasks=["shape"], length=4, train_size=400, test_size=200, similarity=1.0).tasks()
+
+    def shades(samples) -> list[tuple[int, ...]]:
+        return [image.open().getpixel((0, 0)) for image in dict.fromkeys(sample.images[0] for sample in samples)]
+
+    known = [(shade, index) for index, task in enumerate(tasks) for shade in shades(task.train)]
+    asked = [(shade, index) for index, task in enumerate(tasks) for shade in shades(task.test)]
+    nearest = [
+        min(known, key=lambda item: sum((a - b) ** 2 for a, b in zip(item[0], at, strict=True))) for at, _ in asked
+    ]
+    right = sum(found[1] == index for found, (_, index) in zip(nearest, asked, strict=True))
+    assert right / len(asked) < 0.35
+
+
+def test_no_two_images_are_equal() -> None:
+    tasks = Shapes(train_size=60, test_size=20, questions_per_image=1, image_size=16, captions=50).tasks()
+    images = [sample.images[0].digest for task in tasks for sample in (*task.train, *task.test)]
+    assert len(images) == 6 * 80 + 50 == len(set(images))
+
+
+@pytest.mark.parametrize(
+    ("options", "where", "what"),
+    [
+        ({"text_only": ["shape"]}, "stream.text_only", "no tasks without images: shape"),
+        ({"text_only": -1}, "stream.text_only", "-1"),
+        ({"captions": -1}, "stream.captions", "-1"),
+        ({"order": ["shape", "shape"]}, "stream.order", "twice"),
+        ({"order": []}, "stream.order", "none"),
+        ({"order": ["shape-2"]}, "stream.order", "no such tasks: shape-2"),
+        ({"train_size": 0}, "stream.train_size", "0"),
+        ({"test_size": 0}, "stream.test_size", "0"),
+        ({"questions_per_image": 0}, "stream.questions_per_image", "0"),
+        ({"image_size": 8}, "stream.image_size", "8"),
+        ({"length": 0}, "stream.length", "0"),
+        ({"tasks": []}, "stream.tasks", "no tasks"),
+    ],
+)
+def test_each_mistake_says_where_and_how_to_mend_it(options: dict, where: str, what: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Shapes(**options)
+    (problem,) = caught.value.problems
+    assert problem.where == where and what in problem.message and problem.hint
+
+
 def test_mistakes() -> None:
-    with pytest.raises(UserError, match="color.*\n.*colour"):
+    with pytest.raises(UserError, match=r"color.*\n.*colour"):
         Shapes(tasks=["color"])
     with pytest.raises(UserError, match=r"stream.similarity"):
         Shapes(similarity=1.5)

@@ -43,8 +43,32 @@ def test_mlp_refuses(options):
 
 @pytest.mark.parametrize("build", [Linear, MLP])
 def test_the_scale_of_the_encoder_does_not_matter(build):
-    projector = build(in_width=8, out_width=5)
-    features = torch.randn(2, 4, 8)
-    torch.testing.assert_close(projector(100 * features), projector(features), rtol=1e-3, atol=1e-4)
+    features = torch.randn(20, 4, 8) * torch.logspace(-2, 2, 8) + torch.linspace(-50, 50, 8)
+    tokens = []
+    for scale in (1, 100):
+        torch.manual_seed(0)
+        projector = build(in_width=8, out_width=5)
+        projector.calibrate(scale * features, 0.1)
+        tokens.append(projector(scale * features))
+    torch.testing.assert_close(tokens[0], tokens[1], rtol=1e-3, atol=1e-4)
+    assert tokens[0].std() == pytest.approx(0.1, rel=1e-3)
     plain = build(in_width=8, out_width=5, norm=False)
     assert (plain(100 * features) - plain(features)).abs().max() > 1
+
+
+def test_a_projector_is_calibrated_once():
+    projector = MLP(in_width=8, out_width=5)
+    projector.calibrate(torch.randn(20, 4, 8), 0.1)
+    before = {name: tensor.clone() for name, tensor in projector.state_dict().items()}
+    assert before["norm.measured"]
+    projector.calibrate(3 + torch.randn(20, 4, 8), 1.0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in projector.state_dict().items())
+
+
+def test_a_constant_channel_stays_finite():
+    projector = MLP(in_width=8, out_width=5)
+    features = torch.randn(20, 4, 8)
+    features[..., 0] = 7.0
+    projector.calibrate(features, 0.1)
+    assert projector(features).isfinite().all()
+    assert projector(features + 1e-3).abs().max() < 10

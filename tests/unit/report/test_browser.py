@@ -90,7 +90,7 @@ def test_numbers_answers_and_images_are_seen_and_nothing_sticks_out(tmp_path: Pa
     assert len(got["cells"]) == 24
     assert len(got["cards"]) == 19
     card = " ".join(got["cards"][0].split())
-    assert re.match(r"What shape is in the image\? Reference (\w+) After 01-shape ✓.* After 03-yes-no ✗", card)
+    assert re.match(r"What shape is in the image\? Reference (\w+) When learned ✓.* At the end ✗", card)
     assert len(got["pictures"]) == 17
     assert all(complete and natural == 64 and shown > 60 for complete, natural, shown in got["pictures"])
     assert got["overflow"] == 0
