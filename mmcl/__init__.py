@@ -1,3 +1,3 @@
-"""Multimodal continual learning: train a vision-language model on a stream of image-text tasks, measure what it forgot."""
+"""Multimodal continual learning: train a vision-language model on a stream of tasks, measure what it forgot."""
 
 __version__ = "0.1.0"

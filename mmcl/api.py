@@ -1,15 +1,15 @@
 """The Python API: what a recipe says, as keywords; and the results of a run as an object.
 
-    from mmcl.api import run
+from mmcl.api import run
 
-    result = run(
-        model={"encoder": MyEncoder(), "projector": "mlp",
-               "language": {"weights": "smollm2-135m-instruct", "lora": {"rank": 16}}},
-        stream={"name": "easy_vqa", "train_size": 400, "test_size": 100},
-        methods=["replay", "projector_experts"],
-        out="runs/mine",
-    )
-    print(result.matrix().values, result.metrics()["FM"])
+result = run(
+model={"encoder": MyEncoder(), "projector": "mlp",
+"language": {"weights": "smollm2-135m-instruct", "lora": {"rank": 16}}},
+stream={"name": "easy_vqa", "train_size": 400, "test_size": 100},
+methods=["replay", "projector_experts"],
+out="runs/mine",
+)
+print(result.matrix().values, result.metrics()["FM"])
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from torch import nn
 from mmcl.errors import UserError
 from mmcl.evaluation.matrix import Matrix
 from mmcl.experiment import Experiment
+from mmcl.files import read_json
 from mmcl.progress import Progress
 from mmcl.recipe.load import recipe_from_dict
-from mmcl.training.checkpoint import read_json
 
 Plugin = str | Mapping[str, Any]
 

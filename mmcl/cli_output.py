@@ -15,6 +15,7 @@ from mmcl.errors import Problem, UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full disk, used-up quota, limit on a file's size
 DONE, OUR_FAULT, YOUR_MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -81,7 +82,7 @@ def disk_full(error: BaseException) -> UserError | None:
     link: BaseException | None = error
     while link is not None:
         # safetensors raises an exception of its own, which has the system's words alone.
-        if (isinstance(link, OSError) and link.errno == errno.ENOSPC) or "No space left on device" in str(link):
+        if (isinstance(link, OSError) and link.errno in NO_ROOM) or "No space left on device" in str(link):
             name = getattr(link, "filename", None)
             hint = "Free some space and give the same command again: finished stages are kept."
             return UserError("disk full", where=str(name) if name else "", hint=hint)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake: `where` it is (a path in the recipe, or file:row), `message` what is wrong, `hint` how to mend it."""
+    """One mistake: `where` it is (a path in the recipe, or file:row), what is wrong, and a `hint` how to mend it."""
 
     where: str
     message: str

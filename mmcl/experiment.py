@@ -22,6 +22,7 @@ from mmcl.evaluation.continual import metrics_of
 from mmcl.evaluation.evaluate import evaluate_task
 from mmcl.evaluation.matrix import Matrix
 from mmcl.evaluation.predictions import write_predictions
+from mmcl.files import read_json, write_atomically, write_json
 from mmcl.gallery import write_thumbnails
 from mmcl.progress import Progress
 from mmcl.protocols import Metric
@@ -200,8 +201,12 @@ class Experiment:
     def _cell_hash(self, stage: Stage, task: Task, recipe: Recipe) -> str:
         spec = recipe.evaluate
         content = [
-            stage.hash, samples_hash(task.test[: spec.limit]), task.metric, dict(task.metric_options),
-            spec.max_new_tokens, __version__,
+            stage.hash,
+            samples_hash(task.test[: spec.limit]),
+            task.metric,
+            dict(task.metric_options),
+            spec.max_new_tokens,
+            __version__,
         ]
         return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
 
@@ -210,7 +215,7 @@ class Experiment:
         path = self._cell(stage, task)
         if not path.exists():
             return None
-        about = checkpoint.read_json(path)
+        about = read_json(path)
         return float(about["corpus"]) if about.get("hash") == self._cell_hash(stage, task, recipe) else None
 
     def _read_score(self, stage: Stage, task: Task, recipe: Recipe) -> float:
@@ -248,7 +253,7 @@ class Experiment:
             "seconds": cell.seconds,
             "hash": self._cell_hash(stage, task, recipe),
         }
-        checkpoint.write_json(path, about)
+        write_json(path, about)
         row = {"variant": variant, "stage": stage.label, "task": task.name, "metric": task.metric}
         self._append("results.jsonl", {**row, "score": cell.score.corpus, "n": len(cell.predictions)})
 
@@ -281,7 +286,7 @@ class Experiment:
         matrix.write_json(home / "matrix.json")
         matrix.write_csv(home / "matrix.csv")
         if rows:
-            checkpoint.write_json(home / "metrics.json", metrics_of(matrix))
+            write_json(home / "metrics.json", metrics_of(matrix))
 
     def _write_heads(self, plans: Mapping[str, tuple[Recipe, list[Task], list[Stage]]]) -> None:
         """What can be said before anything ran: recipe, environment, the plan of the run."""
@@ -289,11 +294,11 @@ class Experiment:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(self.recipe.to_dict(), sort_keys=False, allow_unicode=True)
-        checkpoint.write_text(self.folder / "recipe.yaml", text)
-        checkpoint.write_json(self.folder / "environment.json", environment(str(self.accelerator.device)))
+        write_atomically(self.folder / "recipe.yaml", text)
+        write_json(self.folder / "environment.json", environment(str(self.accelerator.device)))
         path = self.folder / "run.json"
-        old = checkpoint.read_json(path) if path.exists() else {}
-        checkpoint.write_json(
+        old = read_json(path) if path.exists() else {}
+        write_json(
             path,
             {
                 "name": self.recipe.name,
@@ -339,7 +344,7 @@ class Experiment:
 
 def environment(device: str) -> dict[str, Any]:
     """Versions and machine, for the run's folder."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)

@@ -45,7 +45,7 @@ class EncoderInfo:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A vision encoder: any `nn.Module` with these; no base class needed. The core adds a fingerprint of its weights."""
+    """A vision encoder: any `nn.Module` with these, no base class needed. The core adds its weights' fingerprint."""
 
     info: EncoderInfo
 
@@ -174,7 +174,11 @@ class Model(Protocol):
     fingerprint: str
     projector: nn.Module
     experts: nn.ModuleDict
-    language: nn.Module
+
+    @property
+    def language(self) -> nn.Module:
+        """The causal language model, adapters included."""
+        ...
 
     @property
     def device(self) -> device:
@@ -252,10 +256,10 @@ class Method:
         """Once, before the method's first stage: add parameters, choose what trains."""
 
     def begin_task(self, model: Model, task: Task, seen: Sequence[Task]) -> None:
-        """Before a task: grow, freeze, take a teacher. `seen` are the earlier tasks (their data are only for `joint`)."""
+        """Before a task: grow, freeze, take a teacher. `seen` are the earlier tasks; their data are for `joint` only."""
 
     def training_samples(self, model: Model, task: Task, samples: Samples, rng: random.Random) -> Samples:
-        """Before each epoch: what to train on, in this order. `samples` are the task's own, shuffled; replay mixes here."""
+        """Before each epoch: what to train on, in order. `samples` are the task's own, shuffled; replay mixes here."""
         return samples
 
     def assign(self, model: Model, samples: Samples) -> Sequence[Route] | None:
@@ -300,7 +304,7 @@ class Method:
         return {}
 
 
-# ------------------------------------------------------------------------------------- objectives, metrics, data sources
+# ------------------------------------------------------------------------------------ objectives, metrics, data sources
 
 
 class Objective(Protocol):

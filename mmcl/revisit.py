@@ -65,9 +65,7 @@ def evaluate(
     wanted = next(each for each in tasks if each.name == task)
     spec = session.recipe.evaluate
     options = EvaluateSpec(max_new_tokens=spec.max_new_tokens, limit=limit or spec.limit, row_tokens=spec.row_tokens)
-    metric: Metric = registry.build(
-        "metrics", PluginSpec(wanted.metric, wanted.metric_options), session.recipe.folder
-    )
+    metric: Metric = registry.build("metrics", PluginSpec(wanted.metric, wanted.metric_options), session.recipe.folder)
     cell = evaluate_task(
         session.model,
         session.active(chosen),
@@ -116,9 +114,7 @@ def ask(
     Raises:
         UserError: there is no such stage or variant, or the image can't be read.
     """
-    return ask_experiment(
-        open_run(folder, progress), question=question, image=image, stage=stage, variant=variant
-    )
+    return ask_experiment(open_run(folder, progress), question=question, image=image, stage=stage, variant=variant)
 
 
 def ask_experiment(

@@ -18,6 +18,7 @@ from torch import nn
 from mmcl import __version__
 from mmcl.data.types import Task
 from mmcl.errors import UserError
+from mmcl.files import write_json
 from mmcl.model.build import build_model
 from mmcl.progress import Progress
 from mmcl.protocols import Method, Objective
@@ -172,7 +173,7 @@ class Session:
             }
             checkpoint.save_tree(state, temporary / "state")
             manifest["cost"]["checkpoint_bytes"] = checkpoint.bytes_of(temporary)
-            checkpoint.write_json(temporary / "manifest.json", manifest)
+            write_json(temporary / "manifest.json", manifest)
             (temporary / checkpoint.DONE).touch()
             checkpoint.replace_folder(temporary, final)
         finally:

@@ -110,9 +110,7 @@ def plan(recipe: Recipe, tasks: Sequence[Task], encoder_fingerprint: str = "") -
             }
             key = _hash(content)
             overrides = {"train": dict(spec.train), "trainable": spec.trainable} if spec.train or spec.trainable else {}
-            stages.append(
-                Stage(len(stages), task, spec.kind, methods, train, trainable, overrides, key, parent)
-            )
+            stages.append(Stage(len(stages), task, spec.kind, methods, train, trainable, overrides, key, parent))
             parent = key
     return stages
 
@@ -135,8 +133,11 @@ def check_tasks(recipe: Recipe, tasks: Sequence[Task]) -> None:
     for name in names:
         if not NAME.fullmatch(name):
             problems.append(
-                Problem(f"stream, task {name!r}", "not a name for a column and a file",
-                        "start with a letter or digit; use letters, digits, spaces, - and _")
+                Problem(
+                    f"stream, task {name!r}",
+                    "not a name for a column and a file",
+                    "start with a letter or digit; use letters, digits, spaces, - and _",
+                )
             )
         if names.count(name) > 1:
             problems.append(Problem(f"stream, task {name!r}", "two tasks of that name", "rename one"))
@@ -176,8 +177,11 @@ def samples_hash(samples: Sequence[Sample]) -> str:
     digest = hashlib.sha256()
     for sample in samples:
         row = [
-            sample.id, sample.group, [[turn.role, turn.text] for turn in sample.turns],
-            [image.digest for image in sample.images], list(sample.answers),
+            sample.id,
+            sample.group,
+            [[turn.role, turn.text] for turn in sample.turns],
+            [image.digest for image in sample.images],
+            list(sample.answers),
         ]
         digest.update(json.dumps(row, ensure_ascii=False).encode())
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcl.errors import Problem, UserError
-from mmcl.evaluation.files import read_text, write_atomically
+from mmcl.files import read_text, write_atomically
 
 ZERO_SHOT = "zero-shot"
 """Name of the row of scores before any stage."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcl.errors import Problem, UserError
-from mmcl.evaluation.files import read_text, write_atomically
+from mmcl.files import read_text, write_atomically
 from mmcl.protocols import Prediction
 
 _OURS = ("score", "answers", "route", "group", "images", "task")

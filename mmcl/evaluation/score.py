@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmcl.errors import Problem, UserError
-from mmcl.evaluation.files import read_text
 from mmcl.evaluation.predictions import read_predictions
+from mmcl.files import read_text
 from mmcl.protocols import Metric, Prediction
 from mmcl.recipe import registry
 

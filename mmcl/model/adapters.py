@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import set_adapter
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from mmcl.errors import UserError
 from mmcl.recipe.spec import LoRASpec
@@ -51,8 +54,12 @@ class Adapters:
             lora_alpha=spec.alpha if spec.alpha is not None else 2 * spec.rank,  # type: ignore[arg-type]
             lora_dropout=spec.dropout,
             target_modules=_targets(language, spec.targets),
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in language.modules()),
         )
-        inject_adapter_in_model(config, language, name)  # type: ignore[arg-type]
+        with warnings.catch_warnings():
+            # That there is an adapter already is the point of a second one.
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            inject_adapter_in_model(config, language, name)
         self.names.append(name)
         for key, parameter in language.named_parameters():
             parameter.requires_grad_(trains.get(key, False))
@@ -85,13 +92,12 @@ class Adapters:
             self._activate(before)
 
 
-def _targets(language: nn.Module, targets: str | tuple[str, ...]) -> str | list[str]:
+def _targets(language: Any, targets: str | tuple[str, ...]) -> str | list[str]:
     """Module names for peft. `all-linear` means every linear layer but the output head, on any architecture."""
     if targets != "all-linear":
         return targets if isinstance(targets, str) else list(targets)
-    from transformers.pytorch_utils import Conv1D
-
-    head = language.get_output_embeddings() if hasattr(language, "get_output_embeddings") else None
+    find_head = getattr(language, "get_output_embeddings", None)
+    head = find_head() if find_head is not None else None
     names = {
         name.removesuffix(".base_layer")
         for name, module in language.named_modules()

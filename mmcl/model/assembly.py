@@ -6,14 +6,14 @@ Shapes: B rows, L positions, N supervised positions, V vocabulary, I images, T v
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmcl.data.types import ImageSource, Sample, Samples
+from mmcl.data.types import ImageSource, Samples
 from mmcl.errors import UserError
 from mmcl.model.adapters import Adapters
 from mmcl.model.capability import context_length, packs
@@ -89,6 +89,11 @@ class Assembly(nn.Module):
         """Where the language model lives."""
         return next(self.language.parameters()).device
 
+    @property
+    def _embedding(self) -> nn.Embedding:
+        """The language model's input embeddings."""
+        return cast(nn.Embedding, self.language.get_input_embeddings())
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """Parameters that train now, by full name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
@@ -127,7 +132,7 @@ class Assembly(nn.Module):
         self._changed = {changed for changed in self._changed if not changed.startswith(f"experts.{name}.")}
 
     def add_adapter(self, name: str) -> None:
-        """Add a LoRA adapter of the recipe's settings; it is a no-op until it has trained, and acts only when routed to."""
+        """Add a LoRA adapter of the recipe's settings: a no-op until it has trained, inactive unless routed to."""
         self.adapters.add(name)
 
     def snapshot(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -222,12 +227,12 @@ class Assembly(nn.Module):
 
         A projector does this once in its life; afterwards the call has no effect.
         """
-        measure = getattr(self.projector, "calibrate", None)
+        measure: Callable[[Tensor, float], None] | None = getattr(self.projector, "calibrate", None)
         images = {image.digest: image for sample in samples for image in sample.images}
         if measure is not None and images:
             with torch.no_grad():
                 features = torch.stack(self.image_features(list(images.values())[:CALIBRATION_IMAGES]))
-                measure(features, float(self.language.get_input_embeddings().weight.float().std()))
+                measure(features, float(self._embedding.weight.float().std()))
 
     def project(self, features: Tensor, route: Route) -> Tensor:
         """Features [I, T, W] of one route -> visual tokens [I, T', D]."""
@@ -241,7 +246,7 @@ class Assembly(nn.Module):
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Mean of the language model's input embeddings of each text, [len(texts), D]; zeros for an empty text."""
-        embed = self.language.get_input_embeddings()
+        embed = self._embedding
         result = torch.zeros(len(texts), embed.weight.shape[1], device=self.device)
         with torch.no_grad():
             for row, text in enumerate(texts):
@@ -295,10 +300,9 @@ class Assembly(nn.Module):
 
     def embed(self, batch: Batch) -> Tensor:
         """Input embeddings [B, L, D] with the projected images spliced in."""
-        embed = self.language.get_input_embeddings()
-        embeds = embed(batch.input_ids.to(self.device))
+        embeds: Tensor = self._embedding(batch.input_ids.to(self.device))
         if not batch.images:
-            return cast(Tensor, embeds)
+            return embeds
         visual = self._visual(batch)
         width, length = embeds.shape[2], embeds.shape[1]
         places = torch.tensor([row * length + start for row, start, _ in batch.image_slots], device=self.device)
@@ -340,9 +344,7 @@ class Assembly(nn.Module):
         single = batch.input_ids.shape[0] == 1
         if single and self.adapters.takes_logits_to_keep:
             inputs["logits_to_keep"] = where
-        out = self.language(
-            inputs_embeds=self.embed(batch), output_hidden_states=hidden, return_dict=True, **inputs
-        )
+        out = self.language(inputs_embeds=self.embed(batch), output_hidden_states=hidden, return_dict=True, **inputs)
         logits = out.logits.flatten(0, 1)
         if "logits_to_keep" not in inputs:
             logits = logits[where]
@@ -353,8 +355,3 @@ class Assembly(nn.Module):
         from mmcl.model.generate import generate
 
         return generate(self, samples, routes, max_new_tokens=self.max_new_tokens)
-
-
-def question_of(sample: Sample) -> Sample:
-    """The sample without its last answer: what is asked."""
-    return sample.replace(turns=sample.turns[:-1]) if sample.reply else sample

@@ -38,7 +38,7 @@ def build_model(
     language, tokenizer = load_language(spec.language, folder=folder, seed=seed)
     torch.manual_seed(seed)
     info = cast(Encoder, vision).info
-    width = language.get_input_embeddings().weight.shape[1]
+    width = int(cast(nn.Embedding, language.get_input_embeddings()).weight.shape[1])
     projector = registry.build("projectors", spec.projector, folder, in_width=info.width, out_width=width)
     probe_projector(projector, info, width)
     return Assembly(

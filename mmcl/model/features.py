@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +13,12 @@ from torch import Tensor, nn
 from mmcl.data.types import ImageSource
 from mmcl.errors import UserError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 
 def fingerprint(encoder: nn.Module, source: str) -> str:
     """SHA-256 of the encoder's source and every tensor of its state: another encoder never has the same."""
-    import hashlib
-
     digest = hashlib.sha256(source.encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
@@ -59,11 +62,9 @@ class FeatureCache:
         self.bytes = 0
 
 
-def load_pixels(images: Sequence[ImageSource], transform: object, device: torch.device) -> Tensor:
+def load_pixels(images: Sequence[ImageSource], transform: Callable[[Image], Tensor], device: torch.device) -> Tensor:
     """Open and transform images: float32 [I, 3, H, W] on the device."""
-    if not callable(transform):
-        raise TypeError(f"the encoder's transform is not callable: {transform!r}")
-    pixels = []
+    pixels: list[Tensor] = []
     for image in images:
         tensor = transform(image.open())
         if pixels and tensor.shape != pixels[0].shape:

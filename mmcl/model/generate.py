@@ -54,7 +54,7 @@ def generate(
             else:
                 tokens = _decode_padded(model, batch, max_new_tokens, stop)
         for sample, ids in zip(batch.samples, tokens, strict=True):
-            answers[index[id(sample)]] = model.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            answers[index[id(sample)]] = str(model.tokenizer.decode(ids, skip_special_tokens=True)).strip()
     return answers
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +45,7 @@ def save_tree(tree: Any, stem: Path) -> None:
 
     text = json.dumps(pack(tree, "state"), ensure_ascii=False)
     stem.with_suffix(".json").write_text(text, encoding="utf-8")
-    save_file(tensors, stem.with_suffix(".safetensors"))
+    save_tensors(tensors, stem.with_suffix(".safetensors"))
 
 
 def load_tree(stem: Path) -> Any:
@@ -76,8 +75,20 @@ def load_tree(stem: Path) -> Any:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write named tensors."""
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+    """Write named tensors.
+
+    Raises:
+        UserError: there is no room.
+    """
+    try:
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        raise UserError(
+            f"{size:,} bytes can't be written: {error}",
+            where=str(path.parent),
+            hint="is the disk full? Make room and run the same command again: finished stages are kept",
+        ) from error
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -93,34 +104,6 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             f"cannot read the checkpoint: {error}", where=str(path), hint="delete the stage's folder to train it again"
         ) from error
     return tensors
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write to a temporary name, then rename: readers see the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`write_text` of indented JSON."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON.
-
-    Raises:
-        UserError: the file is missing or broken.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read it: {error}", where=str(path), hint="is this the folder of a run?") from error
 
 
 def replace_folder(temporary: Path, final: Path) -> None:

@@ -1,7 +1,7 @@
 """The one training loop: plan, pack, forward, loss, backward, step.
 
-The loss of an optimiser step is sum over parts of (sum over batches and processes) / (count over batches and processes),
-so neither the layout of the batches nor the number of processes changes it.
+The loss of an optimiser step is the sum over its parts of (sum over batches and processes) / (count over the same), so
+neither the layout of the batches nor the number of processes changes it.
 """
 
 from __future__ import annotations
@@ -154,9 +154,7 @@ def make_optimiser(parameters: Mapping[str, nn.Parameter], spec: TrainSpec) -> t
     )
 
 
-def make_schedule(
-    optimiser: torch.optim.Optimizer, spec: TrainSpec, steps: int
-) -> torch.optim.lr_scheduler.LambdaLR:
+def make_schedule(optimiser: torch.optim.Optimizer, spec: TrainSpec, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear warm-up over a share of the stage's steps, then the decay that the recipe names; re-warmed each stage."""
     warm = max(1, round(spec.warmup * steps)) if spec.warmup else 0
 
@@ -182,9 +180,7 @@ def preload(model: Assembly, plan: Sequence[Sequence[Sample]], progress: Progres
         model.image_features(chunk)
 
 
-def prepare(
-    model: Assembly, methods: Methods, objective: Objective, samples: Samples, spec: TrainSpec
-) -> list[Batch]:
+def prepare(model: Assembly, methods: Methods, objective: Objective, samples: Samples, spec: TrainSpec) -> list[Batch]:
     """Routes, tokens and rows of one optimiser step."""
     return model.pack(
         samples,

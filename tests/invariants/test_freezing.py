@@ -8,8 +8,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from mmcl.model.parts import select_parameters
 from mmcl.errors import UserError
+from mmcl.model.parts import select_parameters
 from mmcl.progress import Progress
 from mmcl.recipe.spec import TrainSpec
 from mmcl.testing import tiny_assembly, tiny_tasks

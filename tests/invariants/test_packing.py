@@ -69,7 +69,9 @@ def mixed_samples() -> list[Sample]:
     ]
 
 
-def loss_and_gradient(model: Assembly, samples: list[Sample], objective: Answers | AllText) -> tuple[float, int, torch.Tensor]:
+def loss_and_gradient(
+    model: Assembly, samples: list[Sample], objective: Answers | AllText
+) -> tuple[float, int, torch.Tensor]:
     batches = model.pack(samples, row_tokens=200, supervise=[objective.supervise(sample) for sample in samples])
     total, count = 0.0, 0.0
     for batch in batches:

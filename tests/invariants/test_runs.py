@@ -70,7 +70,10 @@ def assert_same(one: Path, two: Path) -> None:
             assert all(equal(tensor, second[key][name]) for name, tensor in value.items()), key
 
 
-METHODS = [{"name": "replay", "rows": 12, "distill_logits": 0.5, "distill_features": 0.1}, {"name": "projector_experts", "adapter": True}]
+METHODS = [
+    {"name": "replay", "rows": 12, "distill_logits": 0.5, "distill_features": 0.1},
+    {"name": "projector_experts", "adapter": True},
+]
 
 
 def test_the_same_recipe_gives_the_same_run(tmp_path: Path) -> None:
@@ -124,7 +127,9 @@ def test_oracle_experts_forget_nothing(tmp_path: Path) -> None:
     metrics = json.loads((experiment.folder / "metrics.json").read_text())["metrics"]
     assert metrics["FM"] == 0
     assert metrics["BWT"] == 0
-    assert json.loads((experiment.folder / "run.json").read_text())["variants"]["default"]["methods"][0]["needs_task_id"]
+    assert json.loads((experiment.folder / "run.json").read_text())["variants"]["default"]["methods"][0][
+        "needs_task_id"
+    ]
 
 
 def test_a_frozen_model_does_not_change(tmp_path: Path) -> None:
@@ -179,7 +184,16 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe(methods=METHODS, stream__tasks=["colour", "position"])))
     run(tmp_path / "one", methods=METHODS, stream__tasks=["colour", "position"])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--standalone"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        "0",
+        "--standalone",
+    ]
     command = [*launch, "-m", "mmcl.cli", "run", str(path), "--out", str(tmp_path / "two")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -14,7 +14,7 @@ class Standardise(nn.Module):
 
     Encoder channels differ in mean and spread by orders of magnitude; what tells images apart (colour, say) is often a
     small part of large, constant activations. As the constants never change after they were measured, a sample's tokens
-    do not depend on the batch. Until then, and for encoders of one's own that are standardised already, it does nothing.
+    do not depend on the batch. Until then it does nothing.
 
     Args:
         width: channels.

@@ -1,9 +1,11 @@
-"""Files of the evaluation: written whole or not at all, and read with mistakes named by the file."""
+"""Text and JSON files: written whole or not at all, and read with mistakes named by the file."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from mmcl.errors import UserError
 
@@ -34,3 +36,24 @@ def read_text(path: Path) -> str:
         raise UserError(f"can't be read: {error.strerror}", where=str(path)) from error
     except UnicodeDecodeError as error:
         raise UserError(f"is not UTF-8 text (byte {error.start})", where=str(path), hint="save it as UTF-8") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON, whole or not at all."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: naming the file, if it can't be read or is no JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"is not JSON: {error.msg}",
+            where=f"{path}:{error.lineno}:{error.colno}",
+            hint="the file is damaged; delete it, and run the recipe again",
+        ) from error
