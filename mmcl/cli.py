@@ -257,8 +257,10 @@ def fetch(
 @app.command()
 def metrics(
     matrix: Annotated[Path, typer.Argument(metavar="MATRIX", help="matrix.csv: `stage,TASK1,...`, a row per stage.")],
-    baseline: Annotated[Path | None, typer.Option(metavar="CSV", help="Untrained model's scores, for FWT.")] = None,
-    single: Annotated[Path | None, typer.Option(metavar="CSV", help="Single-task scores, for intransigence.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="`task,score` of an untrained model, for FWT.")
+    ] = None,
+    single: Annotated[Path | None, typer.Option(metavar="CSV", help="`task,score` of single-task models.")] = None,
     as_json: Json = False,
 ) -> Result:
     """Compute forgetting and transfer from a matrix of scores.

@@ -95,6 +95,15 @@ class Experiment:
         if key not in self._streams:
             stream = registry.build("streams", recipe.stream, recipe.folder, seed=recipe.seed)
             self._streams[key] = list(stream.tasks())
+            problems = [
+                problem
+                for task in self._streams[key]
+                for problem in registry.check(
+                    "metrics", PluginSpec(task.metric, task.metric_options), recipe.folder, f"task {task.name}, metric"
+                )
+            ]
+            if problems:
+                raise UserError(problems=problems)
         tasks = self._streams[key]
         fingerprint = ""
         if self.encoder is not None:

@@ -24,7 +24,7 @@ def write_thumbnails(folder: Path, stages: Sequence[Stage], columns: Sequence[Ta
     rows = [stage for stage in stages if stage.scored]
     gallery = folder / "gallery"
     for task in columns:
-        learned = next(stage for stage in rows if stage.name == task.name)
+        learned = next((stage for stage in rows if stage.name == task.name), rows[-1])
         if learned is rows[-1]:
             continue
         before, after = (

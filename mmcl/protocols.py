@@ -256,7 +256,7 @@ class Method:
         """Once, before the method's first stage: add parameters, choose what trains."""
 
     def begin_task(self, model: Model, task: Task, seen: Sequence[Task]) -> None:
-        """Before a task: grow, freeze, take a teacher. `seen` are the earlier tasks; their data are for `joint` only."""
+        """Before a task: grow, freeze, take a teacher. `seen`: the earlier tasks; their data are for `joint` only."""
 
     def training_samples(self, model: Model, task: Task, samples: Samples, rng: random.Random) -> Samples:
         """Before each epoch: what to train on, in order. `samples` are the task's own, shuffled; replay mixes here."""

@@ -113,6 +113,9 @@ class Session:
         self.at = stage.hash
         cost.seconds = time.perf_counter() - started
         manifest = self._manifest(stage, cost, trainable)
+        first = [each.train[0] for name, each in tasks.items() if any(name in names for names in self.seen.values())]
+        routes = methods.assign(self.model, first)
+        manifest["experts"] = {sample.task: route.label for sample, route in zip(first, routes, strict=True)}
         if self.accelerator.is_main_process:
             self._save(stage, manifest, folder)
         self.accelerator.wait_for_everyone()

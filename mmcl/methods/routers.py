@@ -87,9 +87,9 @@ def sample_vectors(model: Model, samples: Samples) -> Iterator[dict[Part, Tensor
         with torch.no_grad():
             if sources:
                 features = model.image_features(list(sources.values()))
-                pooled = {d: f.double().mean(0).cpu() for d, f in zip(sources, features, strict=True)}
+                pooled = {d: f.mean(0).cpu().double() for d, f in zip(sources, features, strict=True)}
             if texts:
-                embedded = dict(zip(texts, model.text_features(list(texts)).double().cpu(), strict=True))
+                embedded = dict(zip(texts, model.text_features(list(texts)).cpu().double(), strict=True))
         for sample in chunk:
             vectors: dict[Part, Tensor] = {}
             if sample.images:

@@ -34,13 +34,13 @@ def document(folder: Path) -> dict[str, Any]:
         taken = routing(variant)
         variants[variant.name] = {
             "tasks": list(variant.tasks),
-            "stages": list(variant.rows),
+            "stages": [stage.name for stage in variant.row_stages],
             "matrix": [list(row) for row in variant.matrix],
             "row0": None if variant.row0 is None else list(variant.row0),
             "metrics": dict(variant.metrics),
             "definitions": dict(variant.definitions),
             "cost": [
-                {"stage": stage.label, **{key: stage.cost.get(key) for key in COST_KEYS}} for stage in variant.stages
+                {"stage": stage.name, **{key: stage.cost.get(key) for key in COST_KEYS}} for stage in variant.stages
             ],
             "routing": None if taken is None else taken.to_dict(),
         }

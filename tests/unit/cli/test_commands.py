@@ -328,12 +328,19 @@ def test_report_eval_and_ask_of_a_run(tmp_path: Path, replace: Replace, reports:
 
 def test_metrics_of_a_matrix(tmp_path: Path, capsys: Capture) -> None:
     matrix = tmp_path / "matrix.csv"
-    matrix.write_text("stage,a,b\na,0.9,\nb,0.5,0.8\n")
+    matrix.write_text("stage,a,b\na,0.9,0.1\nb,0.5,0.8\n")
     assert main(["metrics", str(matrix), "--json"]) == 0
     document = document_of(capsys)
     assert document["ACC"] == pytest.approx(0.65)
     assert document["FWT"] is None
-    assert "FWT" in document["undefined"]
+    assert {"FWT", "intransigence"} <= set(document["undefined"])
+    (tmp_path / "baseline.csv").write_text("task,score\na,0.1\nb,0.3\n")
+    (tmp_path / "single.csv").write_text("task,score\na,1.0\nb,0.9\n")
+    references = ["--baseline", str(tmp_path / "baseline.csv"), "--single", str(tmp_path / "single.csv")]
+    assert main(["metrics", str(matrix), *references, "--json"]) == 0
+    document = document_of(capsys)
+    assert document["FWT"] == pytest.approx(0.1 - 0.3)
+    assert document["intransigence"] is not None
     assert main(["metrics", str(matrix)]) == 0
     assert "0.6500" in capsys.readouterr().out
 

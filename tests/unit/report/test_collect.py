@@ -43,10 +43,10 @@ def test_document_has_the_documented_keys_and_the_matrix(fake_run: Any) -> None:
     for name, variant in got["variants"].items():
         assert set(variant) == keys
         assert variant["tasks"] == list(fake_run.tasks)
-        assert variant["stages"] == ["01-shape", "02-color", "03-yes-no"]
+        assert variant["stages"] == ["shape", "color", "yes-no"]
         assert variant["matrix"] == fake_run.matrix[name]
         assert variant["row0"] == [0.05, 0.15, 0.4]
-        assert [row["stage"] for row in variant["cost"]] == ["00-align", *variant["stages"]]
+        assert [row["stage"] for row in variant["cost"]] == ["align", *variant["stages"]]
         assert all(set(row) == COST for row in variant["cost"])
         assert set(variant["definitions"]) == set(variant["metrics"])
     assert got["variants"]["finetune"]["metrics"]["FM"] == pytest.approx(0.8)
@@ -96,9 +96,9 @@ def test_a_stage_without_done_is_not_there(fake_run: Any) -> None:
     (fake_run.stage("finetune", "03-yes-no") / "DONE").unlink()
     (fake_run.stage("finetune", "03-yes-no") / "manifest.json").write_text("{half")
     got = document(fake_run.folder)["variants"]["finetune"]
-    assert got["stages"] == ["01-shape", "02-color"]
+    assert got["stages"] == ["shape", "color"]
     assert got["matrix"] == fake_run.matrix["finetune"][:2]
-    assert [row["stage"] for row in got["cost"]] == ["00-align", "01-shape", "02-color"]
+    assert [row["stage"] for row in got["cost"]] == ["align", "shape", "color"]
     assert "3 of 4 stages are done" in write(fake_run.folder).read_text()
 
 
@@ -106,7 +106,7 @@ def test_a_matrix_that_lacks_its_last_row_is_read_as_far_as_it_got(fake_run: Any
     path = fake_run.folder / "variants" / "finetune" / "matrix.json"
     edit(path, lambda grid: grid | {"matrix": grid["matrix"][:1], "row0": None})
     got = document(fake_run.folder)["variants"]["finetune"]
-    assert (got["stages"], got["row0"]) == (["01-shape"], None)
+    assert (got["stages"], got["row0"]) == (["shape"], None)
 
 
 def test_a_variant_that_has_not_begun_has_its_tasks_and_no_rows(fake_run: Any) -> None:
@@ -122,7 +122,7 @@ def test_a_variant_that_has_not_begun_has_its_tasks_and_no_rows(fake_run: Any) -
 def test_a_matrix_may_name_its_rows_by_stage_name(fake_run: Any) -> None:
     path = fake_run.folder / "variants" / "finetune" / "matrix.json"
     edit(path, lambda grid: grid | {"stages": ["shape", "color", "yes-no"]})
-    assert document(fake_run.folder)["variants"]["finetune"]["stages"] == ["01-shape", "02-color", "03-yes-no"]
+    assert document(fake_run.folder)["variants"]["finetune"]["stages"] == ["shape", "color", "yes-no"]
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def questions_of(tasks: list[Task]) -> list[Sample]:
 @pytest.mark.parametrize("router", ["prototype", "key", "mixture"])
 def test_separable_tasks_are_told_apart(world: Any, router: Any) -> None:
     tasks = three_colours(world)
-    model, method = routed(world, *tasks, router=router)
+    model, method = routed(world, *tasks, router=router, key_steps=500)
     assert accuracy(select(model, method, questions_of(tasks)), questions_of(tasks)) >= 0.95
 
 

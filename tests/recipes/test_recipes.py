@@ -1,0 +1,137 @@
+"""The recipes that come with the project, run from the command line as a newcomer would."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmcl.fetch import find
+from mmcl.recipe.load import load_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+def mmcl(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mmcl.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_there_are_recipes() -> None:
+    assert {"quickstart", "tiny"} <= {path.stem for path in RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_valid_and_says_what_it_is(path: Path) -> None:
+    assert load_recipe(path).name == path.stem
+    assert path.read_text().startswith("# ")
+
+
+def test_tiny_goes_all_the_way(tmp_path: Path) -> None:
+    done = mmcl("run", "tiny", "--json", "stream.train_size=48", "stream.test_size=16", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert list(document["variants"]) == ["finetune", "replay_experts"]
+    for variant in document["variants"].values():
+        assert variant["tasks"] == ["colour", "position", "shape"]
+        assert all(row[: k + 1].count(None) == 0 for k, row in enumerate(variant["matrix"]))
+        assert all(cost["seconds"] > 0 and cost["tokens"] > 0 for cost in variant["cost"])
+    folder = tmp_path / "runs" / "tiny"
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert mmcl("report", folder, cwd=tmp_path).returncode == 0
+
+    scored = mmcl("eval", folder, "--task", "colour", "--stage", "position", "--json", cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    cell = json.loads(scored.stdout)
+    assert cell["corpus"] == document["variants"]["finetune"]["matrix"][1][0]
+    assert Path(tmp_path / cell["predictions"]).exists()
+
+    picture = next(iter(sorted((folder / "gallery").glob("*.png"))), None)
+    image = ["--image", picture] if picture else []
+    asked = mmcl("ask", folder, "What colour is this?", *image, "--stage", "all", "--json", cwd=tmp_path)
+    assert asked.returncode == 0, asked.stderr
+    rows = json.loads(asked.stdout)
+    assert [row["stage"] for row in rows] == ["start", "captions", "colour", "position", "shape"]
+    assert all(set(row) == {"stage", "answer", "route"} for row in rows)
+
+
+ENCODER = '''
+import torch
+from torch import nn
+from mmcl.protocols import EncoderInfo
+
+
+def pixels(image):
+    data = torch.frombuffer(bytearray(image.resize((8, 8)).tobytes()), dtype=torch.uint8)
+    return data.reshape(8, 8, 3).permute(2, 0, 1).float() / 255
+
+
+class Mine(nn.Module):
+    """Sixteen patches."""
+
+    def __init__(self, *, width: int = 12, {arguments}):
+        super().__init__()
+        self.info = EncoderInfo(tokens={tokens}, width={width}, image_size=8, source="mine")
+        self.patch = nn.Conv2d(3, width, 2, 2)
+
+    def transform(self):
+        return pixels
+
+    def forward(self, pixels):
+        return self.patch(pixels).flatten(2).transpose(1, 2){after}
+'''
+
+
+def own_encoder(folder: Path, **parts: str) -> Path:
+    """A recipe with an encoder in a file beside it."""
+    filled = {"tokens": "16", "width": "width", "arguments": "depth: int = 1", "after": "", **parts}
+    (folder / "mine.py").write_text(ENCODER.format(**filled))
+    tiny = yaml.safe_load(next(path for path in RECIPES if path.stem == "tiny").read_text())
+    tiny["model"]["encoder"] = {"name": "./mine.py:Mine", "width": 10}
+    tiny["stream"] = {"name": "shapes", "tasks": ["colour"], "train_size": 16, "test_size": 4}
+    tiny.pop("stages")
+    tiny["variants"] = {}
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tiny))
+    return path
+
+
+def test_an_encoder_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    path = own_encoder(tmp_path / "elsewhere")
+    done = mmcl("run", path, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["variants"]["default"]["matrix"][0][0] is not None
+
+
+@pytest.mark.parametrize(
+    ("broken", "promise"),
+    [
+        ({"tokens": "9"}, r"9"),
+        ({"width": "width + 1"}, r"11"),
+        ({"after": " * float('nan')"}, r"(?i)nan|finite"),
+    ],
+    ids=["tokens", "width", "nan"],
+)
+def test_an_encoder_that_breaks_its_promise(tmp_path: Path, broken: dict[str, str], promise: str) -> None:
+    done = mmcl("run", own_encoder(tmp_path, **broken), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "Mine" in done.stderr
+    assert "Traceback" not in done.stderr
+    import re
+
+    assert re.search(promise, done.stderr)
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+@pytest.mark.skipif(find("smollm2-135m-instruct") is None, reason="run `mmcl fetch smollm2-135m-instruct` first")
+def test_quickstart_in_short(tmp_path: Path) -> None:
+    sizes = ["stream.train_size=16", "stream.test_size=8", "stream.caption_size=16"]
+    done = mmcl("run", "quickstart", "--json", *sizes, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads(done.stdout)["variants"]) == ["finetune", "replay_experts"]
