@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmcl import files
 from mmcl.errors import UserError
-from mmcl.evaluation import files
 from mmcl.evaluation.matrix import Matrix, read_references
 
 ROWS = [[0.5, None], [0.1 + 0.2, 1.0]]
