@@ -26,7 +26,7 @@ class Progress:
         from rich.console import Console
 
         self._console = (console or Console(stderr=True, highlight=False)) if visible else None
-        self._delay = delay
+        self.delay = delay
         self._bars: Bars | None = None
 
     @classmethod
@@ -61,7 +61,7 @@ class Progress:
                 yield item
                 done += 1
                 seconds = time.monotonic() - started
-                if view is None and seconds >= self._delay:
+                if view is None and seconds >= self.delay:
                     view = self._view(label, total, unit)
                 if view is not None:
                     view.show(done, seconds)
@@ -116,9 +116,9 @@ class _Lines:
         self.begun = False
 
     def show(self, done: int, seconds: float) -> None:
-        if not self.begun and self.total and done < self.total:
-            left = _duration(seconds / done * (self.total - done))
-            self.owner.message(f"{self.label}: {done} of {self.total}, about {left} left")
+        remaining = seconds / done * (self.total - done) if self.total else 0.0
+        if not self.begun and self.total and remaining > self.owner.delay:
+            self.owner.message(f"{self.label}: {done} of {self.total}, about {_duration(remaining)} left")
         self.begun = True
 
     def end(self, done: int, seconds: float) -> None:

@@ -29,19 +29,17 @@ class Undefined(Exception):
 def learned_at(matrix: Matrix) -> dict[int, int]:
     """Which row taught which column: {column: row}, in the order of the rows.
 
-    Stages are matched to tasks by name (of repeated stages the first counts) if every stage is named like a task or
-    every task has a stage. Else they are matched by position, unless some names match and contradict that. Columns
-    without a stage are probes, or tasks still to come: the metrics leave them out.
+    Stages are matched to tasks by name; of repeated stages the first counts. They are matched by position if no name
+    matches, and in a square matrix in which only some match, each at its own position. Columns without a stage are
+    probes, or tasks still to come: the metrics leave them out.
     """
     column = {task: index for index, task in enumerate(matrix.tasks)}
     named: dict[int, int] = {}
     for row, stage in enumerate(matrix.stages):
         if stage in column:
             named.setdefault(column[stage], row)
-    if named and (len(named) == len(matrix.tasks) or column.keys() >= set(matrix.stages)):
-        return named
-    square = len(matrix.stages) == len(matrix.tasks)
-    if not named or (square and all(task == row for task, row in named.items())):
+    misnamed = len(matrix.stages) == len(matrix.tasks) and not column.keys() >= set(matrix.stages)
+    if not named or (misnamed and all(task == row for task, row in named.items())):
         return {index: index for index in range(min(len(matrix.stages), len(matrix.tasks)))}
     return named
 

@@ -23,6 +23,9 @@ Unit = Literal["copy", "lora", "residual"]
 LORA_SCALE = 2.0
 """alpha / rank, the default of the language model's LoRA as well."""
 
+LEAST_DEVIATION = 1e-3
+"""Channels that vary less than this share of the mean deviation are not blown up further."""
+
 
 class LoRAUnit(nn.Module):
     """The base projector with a low-rank update in each linear layer: W x + b becomes (W + scale * up @ down) x + b.
@@ -64,6 +67,8 @@ class LoRAUnit(nn.Module):
 class ResidualUnit(nn.Module):
     """P(x) + E(x), where P is the base projector and E a bottleneck whose last layer starts at zero.
 
+    E reads standardised features, since encoder channels differ in mean and spread by orders of magnitude.
+
     Args:
         base: the base projector, frozen while the expert trains.
         rank: width of the bottleneck.
@@ -73,6 +78,8 @@ class ResidualUnit(nn.Module):
     """
 
     base: nn.Module
+    shift: Tensor
+    scale: Tensor
 
     def __init__(
         self, base: nn.Module, *, rank: int, in_width: int, out_width: int, generator: torch.Generator
@@ -86,10 +93,20 @@ class ResidualUnit(nn.Module):
         self.down_bias = nn.Parameter(like.new_zeros(rank))
         self.up = nn.Parameter(like.new_zeros(out_width, rank))
         self.up_bias = nn.Parameter(like.new_zeros(out_width))
+        self.register_buffer("shift", like.new_zeros(in_width))
+        self.register_buffer("scale", like.new_ones(in_width))
+
+    def measure(self, features: Tensor) -> None:
+        """Take mean and standard deviation per channel of features [I, T, W]; before that E reads them as they are."""
+        flat = features.detach().flatten(0, 1)
+        deviation = flat.std(0, correction=0)
+        self.shift.copy_(flat.mean(0))
+        self.scale.copy_(deviation.clamp_min(max(float(deviation.mean()) * LEAST_DEVIATION, 1e-8)))
 
     def forward(self, features: Tensor) -> Tensor:
         """Features [I, T, W] -> tokens [I, T, D]."""
-        hidden = nn.functional.gelu(nn.functional.linear(features, self.down, self.down_bias))  # [I, T, rank]
+        inputs = (features - self.shift) / self.scale
+        hidden = nn.functional.gelu(nn.functional.linear(inputs, self.down, self.down_bias))  # [I, T, rank]
         tokens: Tensor = self.base(features)
         return tokens + nn.functional.linear(hidden, self.up, self.up_bias)
 

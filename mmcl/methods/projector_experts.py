@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmcl.data.types import Samples, Task
 from mmcl.errors import Problem, UserError
-from mmcl.methods.expert_units import Unit, check_unit, make_unit, unit_parameters
+from mmcl.methods.expert_units import ResidualUnit, Unit, check_unit, make_unit, unit_parameters
 from mmcl.methods.routers import (
     PARTS,
     Matcher,
@@ -19,6 +19,7 @@ from mmcl.methods.routers import (
     Prototype,
     Vectors,
     fit_keys,
+    image_scale,
     mean_vectors,
     prototype,
     sample_vectors,
@@ -26,6 +27,8 @@ from mmcl.methods.routers import (
 )
 from mmcl.protocols import BASE, Method, Model, Route
 
+MEASURED = 64
+"""Images on which the input of a residual expert is standardised."""
 Decision = Literal["both", "image", "text"]
 
 
@@ -63,7 +66,8 @@ class ProjectorExperts(Method):
         router: `prototype` takes the nearest; `key` the nearest learned key; `mixture` averages experts by nearness;
             `oracle` is told the task; `base` never takes an expert.
         text_weight: a in nearness = a * text + (1 - a) * image.
-        calibrated: divide cosine distances by their usual size within tasks; False compares plain cosines.
+        calibrated: divide cosine distances by their usual size within tasks, and image channels by their deviation in
+            the first task; False compares plain cosines.
         temperature: of the mixture's softmax over nearness.
         top_k: the mixture takes this many experts, and base beside them; None takes all experts, without base.
         fallback: share of a task's own training samples that would be sent to base; test samples less near than that
@@ -130,6 +134,7 @@ class ProjectorExperts(Method):
         self._experts: dict[str, str] = {}  # task -> its expert
         self._guests: dict[str, str] = {}  # task without an expert whose samples came in another's stage -> that expert
         self._prototypes: dict[str, Prototype] = {}  # task -> prototype, in the order in which they were learned
+        self._scale: Tensor | None = None  # deviations of image channels, measured once
 
     # ------------------------------------------------------------------------------------------------------- training
 
@@ -168,7 +173,7 @@ class ProjectorExperts(Method):
         """Name of the expert for a new task."""
         nearest, near = "", -torch.inf
         if self._prototypes and (self.expansion == "similarity" or self.init == "nearest"):
-            scores = self._matcher().between(prototype(mean_vectors(model, task.train)))
+            scores = self._matcher().between(prototype(mean_vectors(model, task.train, self._scale)))
             best = int(scores.argmax())
             nearest, near = self._experts[list(self._prototypes)[best]], float(scores[best])
         if self.expansion == "similarity" and near >= self.tau:
@@ -180,8 +185,12 @@ class ProjectorExperts(Method):
             source = list(self._units)[-1]
         name = expert_name(task.name, self._units)
         self._add(model, name, {"unit": self.unit, "rank": self.rank})
+        unit = model.experts[name]
+        images = list({image.digest: image for sample in task.train for image in sample.images}.values())
+        if isinstance(unit, ResidualUnit) and images:
+            unit.measure(torch.stack(model.image_features(images[:MEASURED])))
         if source:
-            model.experts[name].load_state_dict(model.experts[source].state_dict())
+            unit.load_state_dict(model.experts[source].state_dict())
         return name
 
     def _add(self, model: Model, name: str, how: Mapping[str, Any]) -> None:
@@ -229,14 +238,16 @@ class ProjectorExperts(Method):
         """Make the task's prototype (or keys), and the thresholds of the fallback."""
         if not self._keeps_prototypes():
             return
-        mean = mean_vectors(model, task.train)
+        if self.calibrated and self._scale is None:
+            self._scale = image_scale(model, task.train)
+        mean = mean_vectors(model, task.train, self._scale)
         keys = None
         if self.router == "key":
             keys = fit_keys(mean, steps=self.key_steps, learning_rate=self.key_learning_rate)
         made = prototype(mean, keys=keys)
         if self.fallback is not None:
             alone = self._matcher({task.name: made})
-            limits = thresholds(model, task.train, alone, task.name, self.fallback)
+            limits = thresholds(model, task.train, self._scale, alone, task.name, self.fallback)
             made = Prototype(made.anchors, made.spread, limits)
         self._prototypes[task.name] = made
 
@@ -249,7 +260,7 @@ class ProjectorExperts(Method):
         if self.router == "base" or not self._prototypes:
             return [BASE] * len(samples)
         matcher = self._matcher()
-        return [self._decide(matcher, vectors) for vectors in sample_vectors(model, samples)]
+        return [self._decide(matcher, vectors) for vectors in sample_vectors(model, samples, self._scale)]
 
     def decisions(self, model: Model, samples: Samples) -> Mapping[Decision, Sequence[str]]:
         """Labels of the routes by both parts, by the image alone and by the text alone, for the report.
@@ -261,7 +272,7 @@ class ProjectorExperts(Method):
             return {}
         matcher = self._matcher()
         labels: dict[Decision, list[str]] = {"both": [], "image": [], "text": []}
-        for vectors in sample_vectors(model, samples):
+        for vectors in sample_vectors(model, samples, self._scale):
             labels["both"].append(self._decide(matcher, vectors).label)
             for part in PARTS:
                 labels[part].append(self._decide(matcher, vectors, part).label)
@@ -319,6 +330,7 @@ class ProjectorExperts(Method):
             "experts": dict(self._experts),
             "guests": dict(self._guests),
             "prototypes": {task: known.state() for task, known in self._prototypes.items()},
+            "scale": self._scale,
         }
 
     def load_state_dict(self, model: Model, state: Mapping[str, Any]) -> None:
@@ -328,13 +340,15 @@ class ProjectorExperts(Method):
         self._experts = dict(state["experts"])
         self._guests = dict(state["guests"])
         self._prototypes = {task: Prototype.from_state(known) for task, known in state["prototypes"].items()}
+        self._scale = state["scale"]
 
     def stored_bytes(self) -> Mapping[str, int]:
-        """Bytes of the prototypes or keys."""
+        """Bytes of the prototypes or keys, and of the deviations of image channels."""
         if not self._keeps_prototypes():
             return {}
         name = "keys" if self.router == "key" else "prototypes"
-        return {name: sum(known.nbytes for known in self._prototypes.values())}
+        scale = 0 if self._scale is None else self._scale.numel() * self._scale.element_size()
+        return {name: sum(known.nbytes for known in self._prototypes.values()), "scale": scale}
 
     def growth(self, model: Model) -> Mapping[str, int]:
         """What one more task adds, from sizes alone: `parameters` of its expert and `bytes` of its prototype.

@@ -34,6 +34,8 @@ LEAST_SPREAD = 0.01
 """Smallest s: a task with one instruction has a spread of 0, and an unseen wording must not be infinitely far."""
 SLACK = 1e-4
 """Below a threshold by less than this is rounding: an encoder's output may depend on the batch in its last bits."""
+LEAST_DEVIATION = 0.01
+"""Image channels that vary less than this share of the mean deviation are not blown up further."""
 KEY_WEIGHT = 0.1
 """Factor of the loss that pulls keys (EProj)."""
 
@@ -76,8 +78,17 @@ def unit(vector: Tensor) -> Tensor:
     return vector / length.clamp_min(torch.finfo(vector.dtype).tiny)
 
 
-def sample_vectors(model: Model, samples: Samples) -> Iterator[dict[Part, Tensor]]:
-    """Unit vectors (float64, on the CPU) of each sample, in order. Reads images and questions only."""
+def sample_vectors(
+    model: Model, samples: Samples, scale: Tensor | None = None, *, normalise: bool = True
+) -> Iterator[dict[Part, Tensor]]:
+    """Vectors (float64, on the CPU) of each sample, in order. Reads images and questions only.
+
+    Args:
+        model: gives the features.
+        samples: with or without images, with or without text.
+        scale: what image channels are divided by, [W].
+        normalise: to unit vectors.
+    """
     for start in range(0, len(samples), CHUNK):
         chunk = [samples[k] for k in range(start, min(start + CHUNK, len(samples)))]
         sources: dict[str, ImageSource] = {image.digest: image for sample in chunk for image in sample.images}
@@ -93,17 +104,35 @@ def sample_vectors(model: Model, samples: Samples) -> Iterator[dict[Part, Tensor
         for sample in chunk:
             vectors: dict[Part, Tensor] = {}
             if sample.images:
-                vectors["image"] = unit(torch.stack([pooled[image.digest] for image in sample.images]).mean(0))
+                vectors["image"] = torch.stack([pooled[image.digest] for image in sample.images]).mean(0)
+                if scale is not None:
+                    vectors["image"] = vectors["image"] / scale.double()
             if sample.question:
-                vectors["text"] = unit(embedded[sample.question])
-            yield vectors
+                vectors["text"] = embedded[sample.question]
+            yield {part: unit(vector) for part, vector in vectors.items()} if normalise else vectors
 
 
-def mean_vectors(model: Model, samples: Samples) -> dict[Part, Tensor]:
+def image_scale(model: Model, samples: Samples) -> Tensor | None:
+    """Standard deviation of each channel [W] (float32) over the samples' pooled images; None if none has an image."""
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for vectors in sample_vectors(model, samples, normalise=False):
+        if "image" in vectors:
+            count += 1
+            total = total + vectors["image"]
+            squares = squares + vectors["image"].square()
+    if not count:
+        return None
+    deviation = (squares / count - (total / count).square()).clamp_min(0).sqrt()
+    if not deviation.any():
+        return torch.ones_like(deviation).float()
+    return deviation.clamp_min(float(deviation.mean()) * LEAST_DEVIATION).float()
+
+
+def mean_vectors(model: Model, samples: Samples, scale: Tensor | None = None) -> dict[Part, Tensor]:
     """Mean of the samples' unit vectors for each part that any sample has; float64, one pass."""
     total: dict[Part, Tensor] = {}
     count: dict[Part, int] = {}
-    for vectors in sample_vectors(model, samples):
+    for vectors in sample_vectors(model, samples, scale):
         for part, vector in vectors.items():
             total[part] = total[part] + vector if part in total else vector.clone()
             count[part] = count.get(part, 0) + 1
@@ -232,18 +261,21 @@ class Matcher:
         return {part: self.weight[part] / total for part in parts} if total else dict.fromkeys(parts, 1 / len(parts))
 
 
-def thresholds(model: Model, samples: Samples, matcher: Matcher, task: str, quantile: float) -> dict[str, float]:
+def thresholds(
+    model: Model, samples: Samples, scale: Tensor | None, matcher: Matcher, task: str, quantile: float
+) -> dict[str, float]:
     """For each set of parts, the quantile of the nearness of a task's own training samples to it.
 
     Args:
         model: gives the features.
         samples: the task's training samples.
+        scale: what image channels are divided by.
         matcher: holds the task's prototype.
         task: its name.
         quantile: share of the training samples that may be taken for foreign ones.
     """
     seen: dict[str, list[float]] = {}
-    for vectors in sample_vectors(model, samples):
+    for vectors in sample_vectors(model, samples, scale):
         choices = {matcher.parts(vectors), *(matcher.parts(vectors, part) for part in PARTS)} - {()}
         for parts in choices:
             seen.setdefault("+".join(parts), []).append(matcher.own_nearness(vectors, parts, task))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -12,7 +13,6 @@ from typing import Any
 
 import pytest
 
-import mmcl
 from mmcl.cli import main
 from mmcl.errors import Problem, UserError
 
@@ -87,8 +87,8 @@ def replace(monkeypatch: pytest.MonkeyPatch) -> Replace:
         module = ModuleType(f"mmcl.{name}")
         vars(module).update(members)
         monkeypatch.setitem(sys.modules, f"mmcl.{name}", module)
-        parent = mmcl if "." not in name else sys.modules[f"mmcl.{name.rpartition('.')[0]}"]
-        monkeypatch.setattr(parent, name.rpartition(".")[2], module, raising=False)
+        parent, _, child = f"mmcl.{name}".rpartition(".")
+        monkeypatch.setattr(importlib.import_module(parent), child, module, raising=False)
 
     return put
 

@@ -65,6 +65,8 @@ def test_climb() -> None:
     assert found["climb_relative_gain_percent"] == {"t0": pytest.approx(20.0), "t1": None}
     assert found["climb_forgetting_percent"] == {"t1": {"t0": pytest.approx(50.0)}}
     assert found["intransigence"] == pytest.approx((-0.1 + 0.0) / 2)
+    found = metrics([[0.9, 0.0], [0.6, 0.8]], baseline={"t0": 0.9, "t1": 0.1})
+    assert found["climb_forgetting_percent"] == {"t1": {"t0": None}}  # nothing was learned that could be lost
 
 
 def test_one_task() -> None:
@@ -146,6 +148,7 @@ def test_fwt_names_its_baseline() -> None:
         ("abc", "ab", {0: 0, 1: 1}),  # a run that is not finished, or a probe
         ("ab", "xab", {0: 1, 1: 2}),  # a scored stage before the tasks
         ("ab", "aba", {0: 0, 1: 1}),  # a task comes back
+        ("ab", "aa", {0: 0}),
         ("abc", "xyz", {0: 0, 1: 1, 2: 2}),  # other names: by position
         ("abc", "axc", {0: 0, 1: 1, 2: 2}),  # one name misspelt
         ("abc", "xab", {0: 1, 1: 2}),  # the names contradict the positions

@@ -146,6 +146,15 @@ def test_a_crash_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert os.listdir(path.parent) == ["matrix.csv"]
 
 
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "matrix.csv"
+    MATRIX.write_csv(path)
+    before = path.read_bytes()
+    with path.open("rb") as reader:
+        Matrix(["a"], ["a"], [[0.5]]).write_csv(path)
+        assert reader.read() == before  # renamed over, not written into
+
+
 def test_wrong_parts_are_refused() -> None:
     with pytest.raises(ValueError, match="a row of 1 cells for 2 tasks"):
         Matrix(["a", "b"], ["a"], [[0.5]])

@@ -68,11 +68,12 @@ def test_files_of_others(tmp_path: Path) -> None:
     path = tmp_path / "llava.jsonl"
     path.write_bytes(
         b'\xef\xbb\xbf{"question_id": 3, "prompt": "p", "text": "yes", "answer_id": "x", "metadata": {}}\r\n'
-        b'\r\n{"question_id": "4", "text": "", "metadata": {"answers": "no"}}'
+        b'\r\n{"question_id": "4", "text": "\xe2\x80\xa8", "metadata": {"answers": "no"}}'
     )
     (first, score), (second, _) = read_predictions(path)
     assert (first.id, first.text, first.answers, first.route, score) == ("3", "yes", (), "base", None)
     assert (second.id, second.prompt, second.answers) == ("4", "", ("no",))
+    assert second.text == "\u2028"  # a line break for str.splitlines, not for JSON lines
 
 
 def test_all_broken_lines_at_once(tmp_path: Path) -> None:

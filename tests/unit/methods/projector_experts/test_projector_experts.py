@@ -178,7 +178,7 @@ def test_growth_is_as_predicted(world: Any, unit: Any, fallback: float | None) -
     for count, task in enumerate(tasks_of(world), start=1):
         world.learn(model, method, task)
         assert sum(p.numel() for p in model.experts.parameters()) == count * predicted["parameters"]
-        assert method.stored_bytes() == {"prototypes": count * predicted["bytes"]}
+        assert method.stored_bytes() == {"prototypes": count * predicted["bytes"], "scale": 4 * 12}
     assert ProjectorExperts(router="oracle").growth(model)["bytes"] == 0
 
 

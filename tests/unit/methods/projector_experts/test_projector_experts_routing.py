@@ -9,7 +9,7 @@ import torch
 
 from mmcl.data.types import Sample, Task
 from mmcl.methods.projector_experts import ProjectorExperts
-from mmcl.methods.routers import Matcher, Prototype, fit_keys, mean_vectors
+from mmcl.methods.routers import Matcher, Prototype, fit_keys, image_scale, mean_vectors, unit
 from mmcl.protocols import BASE, Route
 
 
@@ -122,7 +122,7 @@ def test_the_fallback_share_is_a_quantile_of_the_tasks_own_samples(world: Any) -
 def test_later_tasks_do_not_move_an_old_threshold(world: Any) -> None:
     tasks = three_colours(world)
     model, method = routed(world, tasks[0])
-    vectors = mean_vectors(model, [tasks[0].test[0]])
+    vectors = mean_vectors(model, [tasks[0].test[0]], method._scale)
     limit = dict(method._prototypes["red"].threshold)
     near = method._matcher().own_nearness(vectors, ("image", "text"), "red")
     assert set(limit) == {"image+text", "image", "text"}
@@ -172,7 +172,8 @@ def test_prototypes_are_means_and_do_not_depend_on_the_order(world: Any) -> None
     model, method = routed(world, task)
     known = method._prototypes["red"]
     pooled = [f.mean(0) for f in model.image_features([s.images[0] for s in task.train])]
-    images = np.stack([(f / f.norm()).numpy() for f in pooled]).astype(np.float64)
+    scale = torch.stack(pooled).std(0, correction=0)
+    images = np.stack([unit(f / scale).numpy() for f in pooled]).astype(np.float64)
     texts = model.text_features([s.question for s in task.train])
     texts = (texts / texts.norm(dim=1, keepdim=True)).numpy().astype(np.float64)
     for part, vectors in (("image", images), ("text", texts)):
@@ -180,8 +181,24 @@ def test_prototypes_are_means_and_do_not_depend_on_the_order(world: Any) -> None
         anchor = mean / np.linalg.norm(mean)
         assert np.allclose(known.anchors[part].numpy(), anchor, atol=1e-6)
         assert known.spread[part] == pytest.approx(float((1 - vectors @ anchor).mean()), abs=1e-6)
+    plain = routed(world, task, calibrated=False)[1]._prototypes["red"].anchors["image"]
+    assert torch.allclose(plain, unit(torch.stack([unit(f) for f in pooled]).mean(0)), atol=1e-6)
     _, other = routed(world, Task("red", list(reversed(task.train))))
     assert all(torch.allclose(known.anchors[p], other._prototypes["red"].anchors[p], atol=1e-7) for p in known.anchors)
+
+
+def test_image_channels_are_scaled_by_the_first_task_with_images(world: Any) -> None:
+    words, red = world.task("words", None, world.shape), world.task("red", world.red, world.shape)
+    model, method = routed(world, words)
+    assert method._scale is None
+    world.learn(model, method, red)
+    pooled = torch.stack([f.mean(0) for f in model.image_features([sample.images[0] for sample in red.train])])
+    scale = method._scale
+    assert scale is not None and torch.allclose(scale, pooled.std(0, correction=0), atol=1e-6)
+    world.learn(model, method, world.task("gray", world.gray, world.shape, seed=3))
+    assert method._scale is scale
+    one_image = image_scale(model, [red.train[0]] * 3)
+    assert one_image is not None and torch.equal(one_image, torch.ones(12))
 
 
 def corner(degrees: float) -> torch.Tensor:
@@ -222,11 +239,11 @@ def test_keys_are_pulled_to_the_prototype(world: Any) -> None:
         key, known = method._prototypes[task.name], prototypes._prototypes[task.name]
         assert all(float(key.anchors[part] @ known.anchors[part]) > 0.999 for part in known.anchors)
         assert all(key.spread[part] == pytest.approx(known.spread[part], abs=1e-3) for part in known.anchors)
-    mean = mean_vectors(model, tasks[0].train)
+    mean = mean_vectors(model, tasks[0].train, method._scale)
     first, again = (fit_keys(mean, steps=5, learning_rate=0.01) for _ in range(2))
     assert all(torch.equal(first[part], again[part]) for part in first)
     assert float(first["image"] @ mean["image"]) < 0.999, "five steps do not suffice"
-    assert dict(method.stored_bytes()).keys() == {"keys"}
+    assert dict(method.stored_bytes()).keys() == {"keys", "scale"}
 
 
 def test_mixture_weights(world: Any) -> None:
@@ -235,13 +252,13 @@ def test_mixture_weights(world: Any) -> None:
     model, method = routed(world, *tasks, router="mixture", temperature=2.0, fallback=None)
     matcher = method._matcher()
     for sample, route in zip(samples, method.select(model, samples), strict=True):
-        near = matcher.nearness(mean_vectors(model, [sample]), ("image", "text"))
+        near = matcher.nearness(mean_vectors(model, [sample], method._scale), ("image", "text"))
         wanted = dict(zip(matcher.tasks, (near / 2.0).softmax(0).tolist(), strict=True))
         assert dict(route.experts) == pytest.approx(wanted)
         assert sum(weight for _, weight in route.experts) == pytest.approx(1)
     model, method = routed(world, *tasks, router="mixture", temperature=2.0, fallback=None, top_k=2, adapter=True)
     for sample, route in zip(samples, method.select(model, samples), strict=True):
-        near = matcher.nearness(mean_vectors(model, [sample]), ("image", "text"))
+        near = matcher.nearness(mean_vectors(model, [sample], method._scale), ("image", "text"))
         best = near.topk(2)
         weights = (best.values / 2.0).softmax(0) * 2 / 3
         names = [matcher.tasks[k] for k in best.indices]

@@ -34,13 +34,13 @@ def test_training_an_expert_moves_all_of_it_and_nothing_of_base(world: Any, kind
     base, features = world.Bridge().requires_grad_(False), torch.randn(3, 4, 12)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     unit = make_unit(kind, base, name="a", rank=3, **SIZES).requires_grad_(True)
-    first = {name: tensor.clone() for name, tensor in unit.state_dict().items()}
+    first = {name: tensor.detach().clone() for name, tensor in unit.named_parameters()}
     optimiser = torch.optim.SGD(unit.parameters(), lr=0.1)
     for _ in range(3):
         unit(features).square().sum().backward()
         optimiser.step()
         optimiser.zero_grad()
-    assert all(not torch.equal(tensor, first[name]) for name, tensor in unit.state_dict().items())
+    assert all(not torch.equal(tensor, first[name]) for name, tensor in unit.named_parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
     assert not torch.equal(unit(features), base(features))
 
@@ -71,6 +71,22 @@ def test_a_residual_is_the_base_plus_a_bottleneck(world: Any) -> None:
     unit: Any = make_unit("residual", base, name="a", rank=3, **SIZES)
     nn.init.constant_(unit.up_bias, 0.5)
     assert torch.allclose(unit(features), base(features) + 0.5)
+
+
+def test_a_residual_reads_standardised_features(world: Any) -> None:
+    base, features = world.Bridge(), torch.randn(8, 4, 12)
+    units: list[Any] = [make_unit("residual", base, name="a", rank=3, **SIZES) for _ in range(2)]
+    other = features * torch.logspace(-1, 1, 12) + 10
+    other[..., 0] = 5.0  # a constant channel
+    for unit, inputs in zip(units, (features, other), strict=True):
+        nn.init.ones_(unit.up)
+        unit.measure(inputs)
+        assert torch.equal(unit.shift, inputs.flatten(0, 1).mean(0))
+    added = [unit(inputs) - base(inputs) for unit, inputs in zip(units, (features, other), strict=True)]
+    with torch.no_grad():
+        units[0].down[:, 0] = 0
+    assert torch.allclose(units[0](features) - base(features), added[1], atol=1e-2)
+    assert not torch.allclose(added[0], added[1], atol=1e-2)
 
 
 class Halved(nn.Module):
