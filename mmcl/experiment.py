@@ -319,7 +319,8 @@ class Experiment:
 
     def _head(self, recipe: Recipe, tasks: list[Task], stages: list[Stage]) -> dict[str, Any]:
         row0 = self._row0(recipe, stages)
-        specs = list({json.dumps([m.name, dict(m.options)]): m for stage in stages for m in stage.methods}.values())
+        used = [stage for stage in stages if stage.scored] or list(stages)  # an alignment has methods of its own
+        specs = list({json.dumps([m.name, dict(m.options)]): m for stage in used for m in stage.methods}.values())
         made = {
             str(k): registry.build("methods", spec, recipe.folder, seed=recipe.seed) for k, spec in enumerate(specs)
         }

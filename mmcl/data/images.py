@@ -23,8 +23,22 @@ MAX_PIXELS = 64_000_000
 # Not everything that Pillow can read: EPS, for instance, starts another program.
 FILE_TYPES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 
-# What Pillow's decoders raise for broken files, beside UnidentifiedImageError.
-_BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, struct.error, zlib.error)
+# What Pillow's decoders were seen to raise for broken files, beside UnidentifiedImageError. A tag of the wrong type
+# ends in an AttributeError.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+_ORIENTATION = 0x0112
 
 
 class EncodedImage(ImageSource):
@@ -217,12 +231,23 @@ def _too_large(size: str, where: str) -> UserError:
 
 
 def _upright(image: Image) -> Image:
-    import PIL.ImageOps
+    """Turned or mirrored as EXIF says. Only that one tag is read: Pillow's own way fails where any other is broken."""
+    from PIL.Image import Transpose
 
     try:
-        return PIL.ImageOps.exif_transpose(image)
+        orientation = image.getexif().get(_ORIENTATION)
     except _BROKEN:  # EXIF that can't be parsed says nothing about the orientation; viewers show such files as they are
         return image
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation in turns else image
 
 
 def _rgb(image: Image) -> Image:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -37,7 +40,7 @@ def tables(folder: Path, console: Console) -> None:
         taken = routing(variant)
         if taken is not None:
             console.print(_routing(taken))
-    for table in (_metrics(run), _cost(run)):
+    for table in (_metrics(run), _cost(run, console)):
         if table.row_count:
             console.print()
             console.print(table)
@@ -107,18 +110,31 @@ def _metrics(run: Run) -> Table:
     return table
 
 
-def _cost(run: Run) -> Table:
+def _cost(run: Run, console: Console) -> Table:
+    """The cost table, without the columns that matter least where the terminal is too narrow; the page has them all."""
     costs = cost_table(run)
+    dropped: set[str] = set()
+    for name in ("", "FLOPs", "Stored parameters", "Steps", "Experts", "Trainable parameters", "Tokens"):
+        dropped.add(name)
+        table = _cost_table(costs, dropped, several=len(run.variants) > 1)
+        if Measurement.get(console, console.options.update(max_width=1000), table).maximum <= console.width:
+            break
+    return table
+
+
+def _cost_table(costs: Mapping[str, Any], dropped: Collection[str], *, several: bool) -> Table:
+    kept = [index for index, name in enumerate(costs["columns"]) if name not in dropped]
     table = _table("cost")
     table.add_column("stage", no_wrap=True)
-    for name in costs["columns"]:
-        table.add_column(name.lower(), justify="right")
+    for index in kept:
+        table.add_column(costs["columns"][index].lower().replace(" ", "\n"), justify="right", no_wrap=True)
     for group in costs["groups"]:
-        if len(run.variants) > 1:
+        if several:
             table.add_row(_text(group["variant"], "bold"))
         for label, cells in group["rows"]:
-            table.add_row(_text(label), *(Text(text) for text, _ in cells))
+            table.add_row(_text(label), *(Text(cells[index][0]) for index in kept))
         if group["total"]:
-            table.add_row(Text("all stages", style="dim"), *(Text(text, style="dim") for text, _ in group["total"]))
+            sums = (Text(group["total"][index][0], style="dim") for index in kept)
+            table.add_row(Text("all stages", style="dim"), *sums)
         table.add_section()
     return table

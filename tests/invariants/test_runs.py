@@ -92,7 +92,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end(tmp_path: Path, methods) 
     command = [sys.executable, "-m", "mmcl.cli", "run", str(path), "--out", str(folder)]
 
     def killed_when(done: int, extra: float) -> None:
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
         while process.poll() is None and len(list(folder.glob("stages/*/DONE"))) < done:
             time.sleep(0.01)
         time.sleep(extra)
@@ -102,7 +102,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end(tmp_path: Path, methods) 
     killed_when(1, 0.0)  # between stages
     first = next(folder.glob("stages/01-*/DONE")).stat().st_mtime_ns
     killed_when(2, 0.3)  # somewhere in the third
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert next(folder.glob("stages/01-*/DONE")).stat().st_mtime_ns == first
     run(tmp_path / "whole", methods=methods, train__epochs=2)
     assert_same(folder, tmp_path / "whole")
@@ -196,7 +196,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     ]
     command = [*launch, "-m", "mmcl.cli", "run", str(path), "--out", str(tmp_path / "two")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = results(tmp_path / "one"), results(tmp_path / "two")
     assert one.keys() == two.keys()
@@ -239,7 +239,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, limit: int) -> None:
         "from mmcl.cli import main; sys.argv[0] = 'mmcl'; sys.exit(main())"
     )
     command = [sys.executable, "-c", code, "run", str(path), "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert "room" in done.stderr or "space" in done.stderr or "full" in done.stderr

@@ -139,7 +139,9 @@ def test_sizes_take_whole_images(whole: dict[str, Task]) -> None:
 
 
 def test_a_size_below_one_image_still_gives_a_sample() -> None:
-    for task in EasyVQA(train_size=1, test_size=1, captions=False).tasks():
+    asked = Counter(sample.images[0].name for sample in by_name(images=10)["has_color"].train)
+    assert min(asked.values()) > 1
+    for task in EasyVQA(images=10, train_size=1, test_size=1, captions=False).tasks():
         assert len(task.train) == len(task.test) == 1
 
 

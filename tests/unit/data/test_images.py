@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mmcl.data.images import MAX_PIXELS, BytesImage, FileImage
 from mmcl.errors import UserError
@@ -154,8 +154,10 @@ def test_a_folder_and_a_pipe_are_no_images(folder: Path) -> None:
 
 
 def test_a_name_that_is_too_long(folder: Path) -> None:
-    where, message, _ = problem(FileImage(folder, "x" * 5000).open)
-    assert "xxx" in where and "can't be read" in message
+    image = FileImage(folder, "x" * 5000)
+    for act in (image.open, lambda: image.path):
+        where, message, _ = problem(act)
+        assert "xxx" in where and "can't be read" in message
 
 
 BROKEN = {
@@ -211,19 +213,34 @@ def test_the_first_frame_of_an_animation() -> None:
         assert opened(data).getpixel((1, 1)) == RED
 
 
-def test_an_image_stands_upright() -> None:
-    lying = Image.new("RGB", (6, 4), BLUE)
-    lying.putpixel((0, 0), RED)
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_stands_upright(form: str, orientation: int) -> None:
+    lying = noise(8).crop((0, 0, 8, 5))
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by a quarter
-    image = opened(encoded(lying, "PNG", exif=exif))
-    assert image.size == (4, 6) and image.getpixel((3, 0)) == RED
+    exif[0x0112] = orientation
+    data = encoded(lying, form, exif=exif)
+    image = opened(data)
+    assert image.size == ((8, 5) if orientation < 5 else (5, 8))
+    assert image.tobytes() == ImageOps.exif_transpose(Image.open(io.BytesIO(data))).tobytes()
+    # Where the first row and column of the stored image are to be seen, as the EXIF standard has it.
+    corner = [(0, 0), (0, 0), (-1, 0), (-1, -1), (0, -1), (0, 0), (-1, 0), (-1, -1), (0, -1)][orientation]
+    assert image.getpixel(tuple(at % side for at, side in zip(corner, image.size, strict=True))) == lying.getpixel(
+        (0, 0)
+    )
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_exif_that_cannot_be_parsed_is_left_alone() -> None:
-    data = encoded(Image.new("RGB", (6, 4), RED), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\xff")
-    assert opened(data).size == (6, 4)
+def test_another_broken_tag_does_not_hide_the_orientation() -> None:
+    tags = struct.pack(">H2HI2H2HIf", 2, 0x0112, 3, 1, 6, 0, 0x0132, 11, 1, 1.5)  # a date that is a number
+    data = encoded(Image.new("RGB", (6, 4), RED), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08" + tags + b"\0" * 4)
+    with pytest.raises(AttributeError):  # why Pillow's own way is not taken
+        ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert opened(data).size == (4, 6)
+
+
+@pytest.mark.parametrize("exif", [b"no TIFF header", b"MM\0*\0\0"])
+def test_exif_that_cannot_be_parsed_is_left_alone(exif: bytes) -> None:
+    assert opened(encoded(Image.new("RGB", (6, 4), RED), exif=b"Exif\0\0" + exif)).size == (6, 4)
 
 
 def test_transparent_pixels_are_white() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from mmcl.data.streams.shapes import IMAGE_TASKS, Shapes
@@ -32,6 +34,12 @@ def test_similarity_is_the_share_of_answers_that_stay(similarity: float, kept: i
     for before, after in ((first, second), (second, third)):
         assert sum(answers(before)[key] == answers(after)[key] for key in answers(before)) == kept
         assert not {s.images[0].digest for s in before.train} & {s.images[0].digest for s in after.train}
+
+
+def test_at_no_similarity_neighbours_share_no_word() -> None:
+    tasks = Shapes(tasks=["shape"], length=200, train_size=20, test_size=1).tasks()
+    words = [{sample.reply for sample in task.train} for task in tasks]
+    assert not any(before & after for before, after in pairwise(words))
 
 
 def test_text_only_tasks_have_no_image_and_right_answers() -> None:

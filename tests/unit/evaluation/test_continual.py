@@ -153,6 +153,7 @@ def test_fwt_names_its_baseline() -> None:
         ("abc", "axc", {0: 0, 1: 1, 2: 2}),  # one name misspelt
         ("abc", "xab", {0: 1, 1: 2}),  # the names contradict the positions
         ("abc", "xy", {0: 0, 1: 1}),
+        ("abc", "ax", {0: 0}),
         ("ab", "xyz", {0: 0, 1: 1}),
     ],
 )

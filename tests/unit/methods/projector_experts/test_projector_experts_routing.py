@@ -147,12 +147,13 @@ def test_a_missing_part_does_not_decide(world: Any) -> None:
 
 
 def test_tasks_without_a_part_are_no_candidates_for_samples_that_have_it(world: Any) -> None:
-    tasks = [world.task("red", world.red, world.shape), world.task("words", None, world.color, seed=1)]
-    model, method = routed(world, *tasks, fallback=None)
-    mixed = [world.task("x", world.red, world.color).test[0]]
+    tasks = [world.task("red", world.red, world.shape), world.task("words", None, world.poem, seed=1)]
+    options = {"fallback": None, "calibrated": False, "text_weight": 0.95}  # the text alone would decide for `words`
+    model, method = routed(world, *tasks, **options)
+    mixed = [world.task("x", world.blue, world.poem).test[0]]
     assert select(model, method, mixed) == ["red"]
     assert select(model, method, list(tasks[1].test)) == ["words"] * len(tasks[1].test)
-    model, method = routed(world, tasks[1], fallback=None)
+    model, method = routed(world, tasks[1], **options)
     assert select(model, method, mixed) == ["base"]
 
 
