@@ -74,7 +74,7 @@ class Experiment:
         """
         names = self.recipe.variant_names if only is None else (only,)
         plans = {name: self.stages(name) for name in names}
-        self._write_heads(plans)
+        self._write_heads(plans, keep_others=only is not None)
         for name, (recipe, tasks, stages) in plans.items():
             if len(plans) > 1:
                 self.progress.message(f"variant {name}")
@@ -297,7 +297,9 @@ class Experiment:
         if rows:
             write_json(home / "metrics.json", metrics_of(matrix))
 
-    def _write_heads(self, plans: Mapping[str, tuple[Recipe, list[Task], list[Stage]]]) -> None:
+    def _write_heads(
+        self, plans: Mapping[str, tuple[Recipe, list[Task], list[Stage]]], *, keep_others: bool
+    ) -> None:
         """What can be said before anything ran: recipe, environment, the plan of the run."""
         if not self.main:
             return
@@ -307,13 +309,14 @@ class Experiment:
         write_json(self.folder / "environment.json", environment(str(self.accelerator.device)))
         path = self.folder / "run.json"
         old = read_json(path) if path.exists() else {}
+        others = old.get("variants", {}) if keep_others else {}
         write_json(
             path,
             {
                 "name": self.recipe.name,
                 "created": old.get("created") or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "mmcl": __version__,
-                "variants": {**old.get("variants", {}), **{name: self._head(*each) for name, each in plans.items()}},
+                "variants": {**others, **{name: self._head(*each) for name, each in plans.items()}},
             },
         )
 

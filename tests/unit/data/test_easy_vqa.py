@@ -226,6 +226,14 @@ def test_too_few_images_for_a_task() -> None:
     assert "shape" in str(caught.value) or "color" in str(caught.value)
 
 
+def test_too_few_images_for_a_caption() -> None:
+    options = {"images": 1, "order": ["has_color"]}  # the colour questions about that image all have the answer no
+    assert [task.name for task in EasyVQA(captions=False, **options).tasks()] == ["has_color"]
+    with pytest.raises(UserError, match="no caption can be made") as caught:
+        EasyVQA(**options).tasks()
+    assert "raise `images`" in caught.value.problems[0].hint
+
+
 @pytest.mark.parametrize("found, hint", [(None, "pip install easy-vqa"), ("elsewhere", "install the package again")])
 def test_missing_data(found: str | None, hint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     from importlib.machinery import ModuleSpec

@@ -19,7 +19,7 @@ from mmcl.training.checkpoint import load_tree, save_tree
 from .helpers import picture, png, row, rows
 
 FEATURES = FeatureSource(
-    compute=lambda images: [torch.full((3, 4), float(len(image.read()))) for image in images],
+    compute=lambda images: [torch.full((3, 4), float(int(image.digest[:4], 16) % 2000)) for image in images],
     shape=(3, 4),
     fingerprint="f" * 64,
 )
@@ -149,6 +149,22 @@ def test_a_shared_image_is_stored_once() -> None:
     assert len(memory) == 0
 
 
+@pytest.mark.parametrize(("store", "dtype"), [("full", "fp32"), ("features", "fp32"), ("features", "fp16")])
+def test_planned_sizes_are_the_real_ones(store: str, dtype: str) -> None:
+    """A budget of exactly what all rows take holds all of them, though they share images and come in two parts."""
+    options = {"store": store, "feature_dtype": dtype}
+    source = FEATURES if store == "features" else None
+    parts = {task: [row(task, index, image=picture(index % 4)) for index in range(10)] for task in ("a", "b")}
+    free = ReplayMemory(budget_bytes=10**6, **options)  # type: ignore[arg-type]
+    for task, samples in parts.items():
+        free.add(samples, task=task, features=source)
+    exact = ReplayMemory(budget_bytes=free.bytes, **options)  # type: ignore[arg-type]
+    for task, samples in parts.items():
+        exact.add(samples, task=task, features=source)
+    assert len(exact) == len(free) == 20
+    assert exact.bytes == free.bytes
+
+
 def test_byte_shares_not_row_shares() -> None:
     """At equal bytes a cell of text holds many more rows than a cell of images."""
     memory = ReplayMemory(budget_bytes=20_000, quota="task+modality")
@@ -265,6 +281,14 @@ def test_drawing_is_uniform_over_cells_then_rows() -> None:
     assert memory.sample(5, random.Random(3), exclude={"a", "b"}) == []
 
 
+def test_a_small_cell_is_drawn_as_often_as_a_large_one() -> None:
+    memory = ReplayMemory(budget_rows=100)
+    memory.add(rows("t", 18) + rows("t", 2, images=False, first=18), task="t")
+    assert Counter(record.modality for record in memory.sample(40, random.Random(0))) == {"text": 20, "image+text": 20}
+    first = Counter(memory.sample(1, random.Random(seed))[0].modality for seed in range(200))
+    assert min(first.values()) > 70
+
+
 def test_proportional_draws_all_rows_alike() -> None:
     memory = ReplayMemory(budget_rows=20, quota="proportional")
     memory.add(rows("a", 90, images=False) + rows("a", 10, first=90), task="a")
@@ -295,6 +319,19 @@ def test_save_and_load_give_the_same_next_samples(store: str, tmp_path) -> None:
     assert [record.id for record in memory.sample(100, random.Random(8))] == [
         record.id for record in loaded.sample(100, random.Random(8))
     ]
+
+
+def test_order_scores_and_drift_survive() -> None:
+    memory = ReplayMemory(budget_rows=4, selection="ring")
+    memory.add(rows("t", 10, images=False), task="t")
+    memory.score(lambda samples: [float(sample.id) for sample in samples], new=True)
+    memory.score(lambda samples: [1.5 + 2 * float(sample.id) for sample in samples], new=False)
+    loaded = ReplayMemory(budget_rows=4, selection="ring")
+    loaded.load_state_dict(memory.state_dict())
+    assert [(r.score, r.drift) for r in loaded] == [(r.score, r.drift) for r in memory]
+    assert {(r.score, r.drift) for r in loaded} == {(float(i), 1.5 + i) for i in (6, 7, 8, 9)}
+    loaded.add(rows("t", 2, images=False, first=10), task="t")
+    assert sorted(int(record.id) for record in loaded) == [8, 9, 10, 11]
 
 
 def test_loading_into_a_smaller_budget_drops_the_last_ranked() -> None:
