@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from mmcl.data.streams.easy_vqa import EasyVQA
 from mmcl.data.types import Sample, Turn
+from mmcl.fetch import find
 from mmcl.methods.replay import Replay
 from mmcl.model.assembly import Assembly
 from mmcl.model.build import build_model
@@ -191,3 +193,32 @@ def test_the_losses_of_replay_are_the_same_packed_and_padded(options: dict[str, 
     assert packed == pytest.approx(padded, rel=1e-4, abs=1e-6)  # a small divergence is a difference of large numbers
     assert min(packed.values()) > 0
     assert (gradient - gradient_).norm() < 1e-3 * gradient_.norm()
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+@pytest.mark.skipif(find("smollm2-135m-instruct") is None, reason="run `mmcl fetch smollm2-135m-instruct` first")
+def test_packed_is_padded_on_real_weights() -> None:
+    tasks = EasyVQA(captions=False).tasks()
+    picture = tasks[0].train[0].images[0]
+    samples = [sample for task in tasks for sample in task.train if sample.images[0] is picture]
+    samples += [tasks[1].train[50], tasks[2].train[90]]
+    found = []
+    for packing in ("packed", "padded"):
+        spec = ModelSpec(
+            encoder=PluginSpec("lite0", {"image_size": 64}),
+            projector=PluginSpec("mlp"),
+            language=LanguageSpec("smollm2-135m-instruct", lora=LoRASpec(rank=4)),
+            packing=packing,  # type: ignore[arg-type]
+        )
+        model = build_model(spec, folder=Path(), seed=0)
+        model.calibrate(samples)
+        torch.manual_seed(1)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, std=0.02)
+        found.append(loss_and_gradient(model, samples, Answers()))
+    (loss, count, gradient), (loss_, count_, gradient_) = found
+    assert count == count_ > 10
+    assert loss == pytest.approx(loss_, rel=1e-4)
+    assert (gradient - gradient_).norm() < 1e-4 * gradient_.norm()

@@ -220,6 +220,16 @@ def test_where_a_new_expert_starts(world: Any) -> None:
         assert not torch.equal(model.experts["t0"].second.weight, model.experts["t1"].second.weight)
 
 
+def test_a_residual_expert_standardises_its_tasks_images(world: Any) -> None:
+    (task,) = tasks_of(world, 1)
+    model, method = start(world, unit="residual")
+    method.begin_task(model, task, ())
+    features = torch.cat(model.image_features([sample.images[0] for sample in task.train]))
+    assert torch.allclose(model.experts["t0"].shift, features.mean(0), atol=1e-6)
+    world.learn(model, method, world.task("words", None, world.shape))
+    assert torch.equal(model.experts["words"].shift, torch.zeros(12))
+
+
 def test_a_task_that_comes_again_trains_its_own_expert(world: Any) -> None:
     tasks = tasks_of(world, 2)
     model, method = start(world)

@@ -245,6 +245,8 @@ def test_keys_are_pulled_to_the_prototype(world: Any) -> None:
     assert all(torch.equal(first[part], again[part]) for part in first)
     assert float(first["image"] @ mean["image"]) < 0.999, "five steps do not suffice"
     assert dict(method.stored_bytes()).keys() == {"keys", "scale"}
+    _, hasty = routed(world, tasks[0], router="key", key_steps=5)
+    assert float(hasty._prototypes["red"].anchors["image"] @ prototypes._prototypes["red"].anchors["image"]) < 0.999
 
 
 def test_mixture_weights(world: Any) -> None:
