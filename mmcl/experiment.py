@@ -297,9 +297,7 @@ class Experiment:
         if rows:
             write_json(home / "metrics.json", metrics_of(matrix))
 
-    def _write_heads(
-        self, plans: Mapping[str, tuple[Recipe, list[Task], list[Stage]]], *, keep_others: bool
-    ) -> None:
+    def _write_heads(self, plans: Mapping[str, tuple[Recipe, list[Task], list[Stage]]], *, keep_others: bool) -> None:
         """What can be said before anything ran: recipe, environment, the plan of the run."""
         if not self.main:
             return
