@@ -212,7 +212,8 @@ def backward(
         out = model.forward(batch, hidden=methods.needs_hidden())
         parts = {TASK_LOSS: objective.loss(model, batch, out), **methods.loss(model, batch, out)}
         loss = torch.stack([part.total / counts[name] for name, part in parts.items() if counts[name]]).sum()
-        accelerator.backward(loss)
+        if loss.requires_grad:  # text-only or replayed rows may reach nothing that trains
+            accelerator.backward(loss)
         total += loss.detach()
     model.eval()
     if accelerator.num_processes > 1:
