@@ -234,7 +234,8 @@ def test_the_teacher_runs_over_the_replayed_part_only(packing: str) -> None:
     shared = OLD.train[0].images
     samples = [*NEW.train, *OLD.train, *(sample.replace(images=shared) for sample in NEW.train[:4])]
     parts = 0
-    for whole in model.pack(samples, [BASE] * len(samples)):
+    batches = model.pack(samples, [BASE] * len(samples))
+    for whole in batches if packing == "packed" else [shifted(batch, 5) for batch in batches]:
         chosen = [index for index, sample in enumerate(whole.samples) if sample.task == "old"]
         if not chosen:
             continue
@@ -449,12 +450,13 @@ def test_features_mode_refuses_a_training_encoder() -> None:
 
 def test_question_mode_asks_past_questions_about_current_images() -> None:
     model = make_model()
-    method = learned(model, store="question", rows=17, ratio=0.5)
+    method = learned(model, store="question", rows=17, ratio=0.5, quota="task")
     assert all(not record.images and record.answer is None for record in method.memory)
     questions = {sample.turns[0] for sample in OLD.train}
     current = {image.digest for sample in NEW.train for image in sample.images}
     replayed = [sample for sample in mixed(model, method) if sample.task == "old"]
     assert len(replayed) == 17
+    assert {len(sample.images) for sample in replayed} == {0, 1, 2}
     for sample in replayed:
         assert sample.turns[0] in questions
         assert sample.turns[0].text.count("<image>") == len(sample.images)
