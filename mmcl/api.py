@@ -100,7 +100,7 @@ def run(
     encoder = None
     if isinstance(parts.get("encoder"), nn.Module):
         encoder = parts["encoder"]
-        # Stands in the resolved recipe; the object itself is used, and known by its fingerprint.
+        # Only to have a complete recipe to check: the object is used, its class is recorded, its fingerprint hashed.
         parts["encoder"] = "tiny"
     data = {"name": name, "model": parts, "stream": stream, "methods": list(methods), **more}
     recipe = recipe_from_dict(data, Path.cwd())

@@ -29,7 +29,7 @@ from mmcl.protocols import Metric
 from mmcl.recipe import registry
 from mmcl.recipe.spec import PluginSpec, Recipe
 from mmcl.session import Session, describe_methods
-from mmcl.stages import Stage, plan, samples_hash
+from mmcl.stages import Stage, code_of, plan, samples_hash
 from mmcl.training import checkpoint
 from mmcl.training.methods import Methods
 
@@ -75,10 +75,10 @@ class Experiment:
         names = self.recipe.variant_names if only is None else (only,)
         plans = {name: self.stages(name) for name in names}
         self._write_heads(plans, keep_others=only is not None)
-        for name, (recipe, tasks, stages) in plans.items():
+        for name, (recipe, _, stages) in plans.items():
             if len(plans) > 1:
                 self.progress.message(f"variant {name}")
-            self._run_variant(name, recipe, tasks, stages)
+            self._run_variant(name, recipe, stages)
         if self.main:
             from mmcl.report import write
 
@@ -112,21 +112,26 @@ class Experiment:
             fingerprint = of(self.encoder, "object")
         return recipe, tasks, plan(recipe, tasks, fingerprint)
 
-    def _run_variant(self, name: str, recipe: Recipe, tasks: list[Task], stages: list[Stage]) -> None:
-        by_name = {task.name: task for task in tasks}
+    def _run_variant(self, name: str, recipe: Recipe, stages: list[Stage]) -> None:
+        by_name = {stage.task.name: stage.task for stage in stages if stage.task}
         columns = [stage.task for stage in stages if stage.task and stage.scored]
         scores: dict[str, dict[str, float]] = {}
         row0 = self._row0(recipe, stages)
         session: Session | None = None
         for stage in stages:
             if not self.done(stage):
-                session = self._at(session, stages[stage.index - 1], stages, recipe)
+                parent = stages[stage.index - 1]
+                if session is None or session.at != parent.hash:
+                    session = None  # before the next one takes as much memory
+                    session = self.at(parent, stages, recipe)
                 manifest = session.train(stage, by_name, self.folder)
                 self._log(name, stage, manifest)
             wanted = self._columns(stage, stages, recipe, columns, row0)
             missing = [task for task in wanted if self._score(stage, task, recipe) is None]
             if missing:
-                session = self._at(session, stage, stages, recipe)
+                if session is None or session.at != stage.hash:
+                    session = None
+                    session = self.at(stage, stages, recipe)
                 methods = Methods({}) if stage is row0 else session.active(stage)
                 for task in missing:
                     self._evaluate(name, stage, task, recipe, session, methods)
@@ -149,13 +154,6 @@ class Experiment:
         if not stage.scored:
             return []
         return [s.task for s in stages[: stage.index + 1] if s.task and s.scored]
-
-    def _at(self, session: Session | None, stage: Stage, stages: Sequence[Stage], recipe: Recipe) -> Session:
-        """A session at this stage: the one at hand, or a new one."""
-        if session is not None and session.at == stage.hash:
-            return session
-        del session  # before the next one takes as much memory
-        return self.at(stage, stages, recipe)
 
     def at(self, stage: Stage, stages: Sequence[Stage], recipe: Recipe) -> Session:
         """A new session at a finished stage."""
@@ -214,6 +212,7 @@ class Experiment:
             samples_hash(task.test[: spec.limit]),
             task.metric,
             dict(task.metric_options),
+            code_of((task.metric,), recipe.folder),
             spec.max_new_tokens,
             __version__,
         ]
@@ -302,7 +301,11 @@ class Experiment:
         if not self.main:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(self.recipe.to_dict(), sort_keys=False, allow_unicode=True)
+        resolved = self.recipe.to_dict()
+        if self.encoder is not None:  # no recipe can build an object that was passed in; say so, and what it was
+            kind = type(self.encoder)
+            resolved["model"]["encoder"] = f"{kind.__module__}.{kind.__qualname__} (an object given in Python)"
+        text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
         write_atomically(self.folder / "recipe.yaml", text)
         write_json(self.folder / "environment.json", environment(str(self.accelerator.device)))
         path = self.folder / "run.json"
@@ -314,11 +317,11 @@ class Experiment:
                 "name": self.recipe.name,
                 "created": old.get("created") or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "mmcl": __version__,
-                "variants": {**others, **{name: self._head(*each) for name, each in plans.items()}},
+                "variants": {**others, **{name: self._head(each[0], each[2]) for name, each in plans.items()}},
             },
         )
 
-    def _head(self, recipe: Recipe, tasks: list[Task], stages: list[Stage]) -> dict[str, Any]:
+    def _head(self, recipe: Recipe, stages: list[Stage]) -> dict[str, Any]:
         row0 = self._row0(recipe, stages)
         used = [stage for stage in stages if stage.scored] or list(stages)  # an alignment has methods of its own
         specs = list({json.dumps([m.name, dict(m.options)]): m for stage in used for m in stage.methods}.values())

@@ -131,8 +131,7 @@ def ask_experiment(
     rows = []
     session = None
     for each in wanted:
-        if session is not None:
-            del session
+        session = None  # before the next one takes as much memory
         session = run.at(each, stages, recipe)
         methods = session.active(each) if each.task else Methods({})
         ((reply, route),) = answer(session.model, methods, [sample], recipe.evaluate)

@@ -20,6 +20,7 @@ from mmcl.data.types import Task
 from mmcl.errors import UserError
 from mmcl.files import write_json
 from mmcl.model.build import build_model
+from mmcl.model.capability import why_not_packed
 from mmcl.progress import Progress
 from mmcl.protocols import Method, Objective
 from mmcl.recipe import registry
@@ -48,6 +49,9 @@ class Session:
             recipe.model, folder=recipe.folder, seed=recipe.seed, encoder=encoder, device=accelerator.device
         )
         self.model.max_new_tokens = recipe.evaluate.max_new_tokens
+        if not self.model.packed:
+            reason = why_not_packed(self.model.language) or "the recipe asks for it"
+            progress.message(f"one padded row per question: {reason}")
         self.at = ""
         self.methods: dict[str, Method] = {}
         self.seen: dict[str, list[str]] = {}
@@ -112,7 +116,7 @@ class Session:
             self.seen.setdefault(name, []).append(task.name)
         self.at = stage.hash
         cost.seconds = time.perf_counter() - started
-        manifest = self._manifest(stage, cost, trainable)
+        manifest = self._manifest(stage, methods, cost, trainable)
         first = [each.train[0] for name, each in tasks.items() if any(name in names for names in self.seen.values())]
         routes = methods.assign(self.model, first)
         manifest["experts"] = {sample.task: route.label for sample, route in zip(first, routes, strict=True)}
@@ -121,7 +125,7 @@ class Session:
         self.accelerator.wait_for_everyone()
         return manifest
 
-    def _manifest(self, stage: Stage, cost: Cost, trainable: int) -> dict[str, Any]:
+    def _manifest(self, stage: Stage, methods: Methods, cost: Cost, trainable: int) -> dict[str, Any]:
         state = self.model.state()
         everything = sum(parameter.numel() for parameter in self.model.language.parameters())
         experts = [
@@ -130,7 +134,6 @@ class Session:
             if name.startswith("experts.") or (".lora_" in name and ".default." not in name)
         ]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        active = self.active(stage).methods
         return {
             "name": stage.name,
             "label": stage.label,
@@ -140,7 +143,7 @@ class Session:
             "parent": stage.parent,
             "mmcl": __version__,
             "scored": stage.scored,
-            "methods": describe_methods(stage.methods, active),
+            "methods": describe_methods(stage.methods, methods.methods),
             "packed": self.model.packed,
             "cost": {
                 "seconds": cost.seconds,
@@ -149,7 +152,7 @@ class Session:
                 "steps": cost.steps,
                 "trainable_parameters": trainable,
                 "stored_parameters": sum(tensor.numel() for tensor in state.values()),
-                "memory_bytes": sum(self.active(stage).stored_bytes().values()),
+                "memory_bytes": sum(methods.stored_bytes().values()),
                 "expert_bytes": sum(tensor.numel() * tensor.element_size() for tensor in experts),
                 # Linux counts in KiB, macOS in bytes.
                 "peak_rss_bytes": peak if sys.platform == "darwin" else peak * 1024,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from mmcl import __version__
@@ -91,7 +92,7 @@ def plan(recipe: Recipe, tasks: Sequence[Task], encoder_fingerprint: str = "") -
         "seed": recipe.seed,
         "model": _plain_model(recipe),
         "encoder": encoder_fingerprint,
-        "code": _code(recipe),
+        "code": code_of((recipe.model.encoder.name, recipe.model.projector.name), recipe.folder),
     }
     parent = _hash(base)
     stages = [Stage(0, None, "align", (), recipe.train, (), {}, parent, "")]
@@ -99,13 +100,16 @@ def plan(recipe: Recipe, tasks: Sequence[Task], encoder_fingerprint: str = "") -
         for task in stage_tasks(spec, tasks, by_name):
             methods = recipe.methods if spec.methods is None else spec.methods
             train = replace(recipe.train, **spec.train)
+            if train.max_samples is not None:  # here, so that memory, prototypes and joint training see no more either
+                task = replace(task, train=few(task.train, train.max_samples))
             trainable = spec.trainable or recipe.model.train
             content = {
                 "parent": parent,
                 "kind": spec.kind,
                 "task": _task_hash(task),
                 "methods": [{"name": method.name, **method.options} for method in methods],
-                "train": _plain(train),
+                "code": code_of((method.name for method in methods), recipe.folder),
+                "train": asdict(train),
                 "trainable": list(trainable),
             }
             key = _hash(content)
@@ -167,6 +171,13 @@ def check_tasks(recipe: Recipe, tasks: Sequence[Task]) -> None:
         raise UserError(problems=list(dict.fromkeys(problems)))
 
 
+def few(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """The few-shot subset: the first `count` by a hash of the id, in their own order; the same on every machine."""
+    ranked = sorted(samples, key=lambda sample: hashlib.sha256(f"{sample.task}/{sample.id}".encode()).digest())
+    chosen = {id(sample) for sample in ranked[:count]}
+    return [sample for sample in samples if id(sample) in chosen]
+
+
 def _task_hash(task: Task) -> str:
     """Of the training data; the test data are hashed with each prediction file."""
     return _hash({"name": task.name, "train": samples_hash(task.train)})
@@ -193,22 +204,13 @@ def _plain_model(recipe: Recipe) -> Any:
     return model
 
 
-def _code(recipe: Recipe) -> dict[str, str]:
-    """Contents of the user's own plug-in files: an edited file is another experiment."""
-    specs = [recipe.model.encoder, recipe.model.projector, recipe.stream, *recipe.methods]
-    specs += [method for stage in recipe.stages for method in stage.methods or ()]
-    files = {}
-    for spec in specs:
-        if ".py:" in spec.name:
-            path = recipe.folder / spec.name.rpartition(":")[0]
-            files[spec.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return files
-
-
-def _plain(value: Any) -> Any:
-    from dataclasses import asdict
-
-    return asdict(value)
+def code_of(names: Iterable[str], folder: Path) -> dict[str, str]:
+    """Contents of the user's own files among these plug-ins: an edited file is another experiment."""
+    return {
+        name: hashlib.sha256((folder / name.rpartition(":")[0]).read_bytes()).hexdigest()
+        for name in names
+        if ".py:" in name
+    }
 
 
 def _hash(content: Any) -> str:

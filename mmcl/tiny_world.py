@@ -5,7 +5,6 @@ Real architectures with random weights, so that a test runs the same code as a r
 
 from __future__ import annotations
 
-import hashlib
 import io
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,8 @@ from pathlib import Path
 from PIL import Image
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmcl.data.types import IMAGE_PLACEHOLDER, ImageSource, Sample, Task, Turn
+from mmcl.data.images import EncodedImage
+from mmcl.data.types import IMAGE_PLACEHOLDER, Sample, Task, Turn
 from mmcl.model.assembly import Assembly
 from mmcl.model.build import build_model
 from mmcl.model.tiny import tiny_model, tiny_tokenizer
@@ -26,7 +26,7 @@ SIDE = 32
 
 
 @dataclass(frozen=True)
-class TinyImage(ImageSource):
+class TinyImage(EncodedImage):
     """A square of a colour in a corner of a grey image of 32 pixels, drawn when it is needed.
 
     Attributes:
@@ -48,11 +48,6 @@ class TinyImage(ImageSource):
         return buffer.getvalue()
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of the PNG file."""
-        return hashlib.sha256(self._bytes).hexdigest()
-
-    @property
     def name(self) -> str:
         """Such as `red-top-left-128.png`."""
         return f"{self.colour}-{self.corner.replace(' ', '-')}-{self.shade}.png"
@@ -60,10 +55,6 @@ class TinyImage(ImageSource):
     def read(self) -> bytes:
         """The PNG file."""
         return self._bytes
-
-    def open(self) -> Image.Image:
-        """The RGB image."""
-        return Image.open(io.BytesIO(self._bytes)).convert("RGB")
 
 
 def tiny_tasks(*, train: int = 8, test: int = 4) -> tuple[Task, Task]:

@@ -105,13 +105,26 @@ class Assembly(nn.Module):
             UserError: a pattern names nothing.
         """
         chosen = select_parameters(dict(self.named_parameters()), patterns)
+        if self.encoder_trains:  # until now: its features and its identity may have changed
+            self._renew_features()
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in chosen)
             if name not in chosen:
                 parameter.grad = None
         self._changed |= chosen
-        if any(name.startswith("encoder.") for name in chosen):
-            self._features.clear()
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Assembly:
+        """As usual, but a frozen encoder stays in evaluation mode: no dropout, no moving batch statistics."""
+        super().train(mode)
+        if not self.encoder_trains:
+            self.encoder.eval()
+        return self
+
+    def _renew_features(self) -> None:
+        """Forget features of other weights, and take the encoder's fingerprint anew."""
+        self._features.clear()
+        self.fingerprint = fingerprint(self.encoder, self.encoder_info.source)
 
     @property
     def encoder_trains(self) -> bool:
@@ -183,7 +196,8 @@ class Assembly(nn.Module):
             for name, tensor in tensors.items():
                 own[name].copy_(tensor)
         self._changed |= set(tensors) & set(dict(self.named_parameters()))
-        self._features.clear()
+        if any(name.startswith("encoder.") for name in tensors):
+            self._renew_features()
 
     # -------------------------------------------------------------------------------------------------- features
 

@@ -97,8 +97,6 @@ def plan_steps(
 ) -> list[list[Sample]]:
     """The samples of every optimiser step of the stage, all epochs."""
     own = list(task.train)
-    if spec.max_samples is not None:
-        own = few(own, spec.max_samples)
     if not own:
         raise UserError("no training samples", where=f"task {task.name}", hint="give it a `train` file with rows")
     plan: list[list[Sample]] = []
@@ -108,15 +106,6 @@ def plan_steps(
         mixed = mixed[: max(1, round(len(mixed) * share))]
         plan += [mixed[start : start + spec.batch_size] for start in range(0, len(mixed), spec.batch_size)]
     return plan if spec.max_steps is None else plan[: spec.max_steps]
-
-
-def few(samples: Samples, count: int) -> list[Sample]:
-    """The few-shot subset: the first `count` by a hash of the id, in their own order; the same on every machine."""
-    import hashlib
-
-    ranked = sorted(samples, key=lambda sample: hashlib.sha256(f"{sample.task}/{sample.id}".encode()).digest())
-    chosen = {id(sample) for sample in ranked[:count]}
-    return [sample for sample in samples if id(sample) in chosen]
 
 
 def shuffled(samples: Samples, by: str, rng: random.Random) -> list[Sample]:

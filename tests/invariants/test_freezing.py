@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from mmcl.errors import UserError
 from mmcl.model.parts import select_parameters
@@ -73,3 +74,50 @@ def test_one_batch_can_be_learned_by_heart() -> None:
     assert cost.losses[-1] < 0.05
     task = tiny_tasks(train=16)[0]
     assert model.generate(task.train) == [sample.reply for sample in task.train]
+
+
+class Normed(nn.Module):
+    """A tiny encoder with what behaves differently in training mode."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.info, self.transform = inner, inner.info, inner.transform
+        self.norm, self.drop = nn.BatchNorm1d(inner.info.width), nn.Dropout(0.5)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.norm(self.inner(pixels).transpose(1, 2)).transpose(1, 2))
+
+
+def test_a_frozen_encoder_is_not_moved_by_training_mode() -> None:
+    model = tiny_assembly()
+    model.encoder = Normed(model.encoder).eval()
+    model._features.limit_bytes = 0  # every step encodes anew
+    model.set_trainable(("projector",))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers() if "running" in name}
+    assert before
+    images = [sample.images[0] for sample in tiny_tasks(train=16)[0].train]
+    features = [feature.clone() for feature in model.image_features(images)]
+    train(model, epochs=2, batch_size=4)
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            assert torch.equal(buffer, before[name]), name
+    model.train()
+    assert all(torch.equal(one, two) for one, two in zip(features, model.image_features(images), strict=True))
+
+
+def test_an_encoder_that_trained_is_another_encoder() -> None:
+    model = tiny_assembly()
+    before = model.fingerprint
+    images = [tiny_tasks()[0].train[0].images[0]]
+    (old,) = model.image_features(images)
+    model.set_trainable(("encoder", "projector"))
+    train(model, batch_size=4)
+    model.set_trainable(("projector",))
+    assert model.fingerprint != before
+    (new,) = model.image_features(images)
+    assert not torch.equal(old, new)
+    model.set_trainable(("projector",))
+    again = model.fingerprint
+    train(model, batch_size=4)
+    model.set_trainable(("projector",))
+    assert model.fingerprint == again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 from safetensors.torch import load_file
 from torch import allclose, equal
 
 from mmcl.errors import UserError
 from mmcl.evaluation.matrix import Matrix
 from mmcl.experiment import Experiment
+from mmcl.progress import Progress
 from mmcl.recipe.load import recipe_from_dict
 
 
@@ -247,3 +250,74 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, limit: int) -> None:
     assert not list((tmp_path / "run").glob("stages/.*"))
     run(tmp_path / "run", stream__tasks=["colour"])  # with room again, it goes on
     assert list((tmp_path / "run").glob("stages/*/DONE"))
+
+
+def manifests(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("stages/*/manifest.json"))]
+
+
+def test_few_shots_are_all_that_any_method_sees(tmp_path: Path) -> None:
+    run(tmp_path / "run", methods=["joint"], train__max_samples=8)
+    assert [about["cost"]["samples"] for about in manifests(tmp_path / "run")] == [8, 16, 24]
+
+
+def test_rows_that_reach_nothing_that_trains(tmp_path: Path) -> None:
+    experts = {"name": "projector_experts", "router": "oracle", "freeze_shared": True}
+    run(tmp_path / "run", methods=[experts], stream__tasks=["colour", "sum"], train__batch_size=4)
+    assert Matrix.read(tmp_path / "run" / "matrix.json").values[1][1] is not None
+
+
+def test_a_chain_of_stage_kinds(tmp_path: Path) -> None:
+    chain = [
+        {"kind": "align", "tasks": ["captions"], "trainable": ["projector"]},
+        {"kind": "domain", "tasks": ["colour"]},
+        {"kind": "instruct", "tasks": ["position"]},
+    ]
+    run(tmp_path / "run", stages=chain, stream__captions=16, stream__tasks=["colour", "position"])
+    align, domain, instruct = manifests(tmp_path / "run")
+    assert [about["kind"] for about in (align, domain, instruct)] == ["align", "domain", "instruct"]
+    assert (domain["parent"], instruct["parent"]) == (align["hash"], domain["hash"])
+    assert align["cost"]["trainable_parameters"] < domain["cost"]["trainable_parameters"]
+    before, after = (load_file(path) for path in sorted((tmp_path / "run").glob("stages/*/trainable.safetensors"))[:2])
+    frozen = [name for name in before if ".lora_B." in name]
+    assert frozen
+    assert not any(before[name].any() for name in frozen)  # did not train in the alignment
+    assert all(after[name].any() for name in frozen)
+
+
+METRIC = """
+from mmcl.protocols import Score
+
+class Mine:
+    definition = "constant"
+    follows = "nobody"
+    def __call__(self, rows):
+        return Score(({value},) * len(rows), {value})
+"""
+
+STREAM = """
+from dataclasses import replace
+from mmcl.data.streams.shapes import Shapes
+
+class Mine:
+    def tasks(self):
+        return [replace(task, metric="./metric.py:Mine") for task in Shapes(tasks=["colour"], train_size=8).tasks()]
+"""
+
+
+def test_an_edited_metric_is_another_metric(tmp_path: Path) -> None:
+    (tmp_path / "stream.py").write_text(STREAM)
+    for value in (0.25, 0.75):
+        (tmp_path / "metric.py").write_text(METRIC.format(value=value))
+        run(tmp_path / "run", stream="./stream.py:Mine")
+        assert Matrix.read(tmp_path / "run" / "matrix.json").values == ((value,),)
+    assert len(list((tmp_path / "run").glob("stages/*/DONE"))) == 1  # not trained again
+
+
+def test_padded_rows_are_announced(tmp_path: Path) -> None:
+    for weights, said in (("tiny:gemma2", True), ("tiny:llama", False)):
+        text = io.StringIO()
+        data = recipe(model__language={"weights": weights, "lora": {"rank": 2}}, stream__tasks=["colour"])
+        progress = Progress(Console(file=text))
+        Experiment(recipe_from_dict(data, tmp_path), tmp_path / weights[5:], progress=progress).run()
+        assert ("one padded row per question: Gemma2ForCausalLM has layers" in text.getvalue()) == said

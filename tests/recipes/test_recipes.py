@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 import yaml
 
 from mmcl.fetch import find
-from mmcl.recipe.load import load_recipe
+from mmcl.recipe.load import load_recipe, recipe_from_dict
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
@@ -29,6 +30,14 @@ def test_there_are_recipes() -> None:
 def test_every_recipe_is_valid_and_says_what_it_is(path: Path) -> None:
     assert load_recipe(path).name == path.stem
     assert path.read_text().startswith("# ")
+
+
+def test_the_recipe_of_the_readme_is_valid() -> None:
+    lines = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+    start = lines.index("    name: mine")
+    end = next(index for index in range(start, len(lines)) if not lines[index].strip())
+    recipe = recipe_from_dict(yaml.safe_load(textwrap.dedent("\n".join(lines[start:end]))), Path())
+    assert [method.name for method in recipe.methods] == ["replay", "projector_experts"]
 
 
 def test_tiny_goes_all_the_way(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_run_with_an_encoder_object(tmp_path: Path) -> None:
     assert result.matrix().tasks == ("colour", "position")
     assert result.matrix().values[1][0] is not None
     assert result.metrics()["FM"] is not None
-    assert result.report().exists()
+    assert "MyEncoder (an object given in Python)" in result.report().read_text()
     picture = tmp_path / "red.png"
     picture.write_bytes(TinyImage("red", "top left").read())
     rows = result.ask("What colour is this?", image=picture, stage="all")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import random
 from collections import Counter
@@ -10,14 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, product
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from mmcl.data.images import decode
-from mmcl.data.types import IMAGE_PLACEHOLDER, ImageSource, Sample, Task, Turn
+from mmcl.data.images import EncodedImage
+from mmcl.data.types import IMAGE_PLACEHOLDER, Sample, Task, Turn
 from mmcl.errors import UserError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 COLOURS = {
     "red": (214, 39, 40),
@@ -49,7 +45,7 @@ TEXT_ANSWERS = {"sum": [str(n) for n in range(19)], "letter": list("BCDEFGHIJKLM
 
 
 @dataclass(frozen=True)
-class Drawing(ImageSource):
+class Drawing(EncodedImage):
     """Shapes on a light background, drawn when they are needed.
 
     Attributes:
@@ -94,11 +90,6 @@ class Drawing(ImageSource):
         return buffer.getvalue()
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of the PNG file."""
-        return hashlib.sha256(self._bytes).hexdigest()
-
-    @property
     def name(self) -> str:
         """Its number."""
         return f"{self.number:06d}.png"
@@ -107,10 +98,6 @@ class Drawing(ImageSource):
         """The PNG file."""
         return self._bytes
 
-    def open(self) -> Image:
-        """The RGB image."""
-        return decode(self._bytes, self.name)
-
 
 class Shapes:
     """Generated shapes, letters and sums as a stream of tasks.
@@ -118,7 +105,7 @@ class Shapes:
     Image tasks: `shape`, `colour`, `count`, `position`, `text` (a rendered letter), `yes_no`; text-only tasks: `sum`,
     `letter`. A task that comes again (`shape-2`, `shape-3` ...) asks the same of new images, but answers with other
     words: `similarity` is the share of the answers that it keeps from the time before. At 1 it is the same task again;
-    at 0 every old answer is wrong, so what is forgotten grows as similarity falls.
+    at 0 every old answer is wrong.
 
     Args:
         tasks: in order; a name may come several times.
