@@ -35,7 +35,7 @@ def forgotten(seed: int, quota: str) -> float:
     torch.manual_seed(seed)
     scores: list[float] = []
     seen: list[Task] = []
-    for task, epochs in ((rare, 60), (colour, 3), (position, 3)):
+    for task, epochs in ((rare, 120), (colour, 3), (position, 3)):
         model.calibrate(task.train)
         methods.begin_task(model, task, {"replay": seen})
         spec = TrainSpec(epochs=epochs, batch_size=8, learning_rate=1e-2)

@@ -312,8 +312,10 @@ def test_the_teacher_has_no_dropout_and_modes_are_restored() -> None:
     model.eval()
     out = model.forward(batch)
     model.train()
+    before = {name: module.training for name, module in model.named_modules()}
+    assert before["language"] and not before["encoder"]  # the frozen encoder stays as it was pretrained
     assert abs(method.loss(model, batch, out)["logits"].total.item()) < 1e-5
-    assert all(module.training for module in model.modules())
+    assert {name: module.training for name, module in model.named_modules()} == before
 
 
 # ---------------------------------------------------------------------------------------------- feature distillation
