@@ -121,6 +121,7 @@ class Batch:
         where: long [N]; flat positions (row * L + column) whose next token is supervised.
         targets: long [N]; the supervised tokens.
         target_sample: long [N]; index of the sample of each target.
+        lengths: of the documents of a packed row, in order; of the rows of a padded batch.
     """
 
     samples: tuple[Sample, ...]
@@ -137,6 +138,7 @@ class Batch:
     where: Tensor
     targets: Tensor
     target_sample: Tensor
+    lengths: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,8 +110,18 @@ def excerpt(batch: Batch, chosen: Sequence[int]) -> Excerpt:
         where=torch.tensor(where, dtype=torch.long),
         targets=batch.targets[kept],
         target_sample=new_sample[batch.target_sample[kept]],
+        lengths=_lengths(batch, rows, columns),
     )
     return Excerpt(part, rows, columns, kept)
+
+
+def _lengths(batch: Batch, rows: Tensor, columns: Tensor) -> tuple[int, ...]:
+    """What is left of each document of a packed row, or of each row of a padded batch."""
+    if len(batch.input_ids) > 1:
+        return tuple(batch.lengths[row] for row in rows.tolist())
+    document = torch.arange(len(batch.lengths)).repeat_interleave(torch.tensor(batch.lengths))
+    counts = document[columns].bincount(minlength=len(batch.lengths))
+    return tuple(count for count in counts.tolist() if count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from mmcl.errors import UserError
+from mmcl.model.kernels import lean_adapters
 from mmcl.recipe.spec import LoRASpec
 
 SHARED = "default"
@@ -25,10 +26,12 @@ class Adapters:
     Args:
         language: the language model; adapters are injected into it, its class stays.
         spec: LoRA settings; None for a model without adapters.
+        lean: use the leaner form of LoRA layers (`mmcl.model.kernels`).
     """
 
-    def __init__(self, language: nn.Module, spec: LoRASpec | None) -> None:
+    def __init__(self, language: nn.Module, spec: LoRASpec | None, *, lean: bool = True) -> None:
         self.spec = spec
+        self.lean = lean
         self.names: list[str] = []
         self.takes_logits_to_keep = "logits_to_keep" in inspect.signature(language.forward).parameters
         self._language = [language]  # in a list: this is not a submodule of anything
@@ -60,6 +63,8 @@ class Adapters:
             # That there is an adapter already is the point of a second one.
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             inject_adapter_in_model(config, language, name)
+        if self.lean:
+            lean_adapters(language)
         self.names.append(name)
         for key, parameter in language.named_parameters():
             parameter.requires_grad_(trains.get(key, False))

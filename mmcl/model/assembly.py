@@ -16,8 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mmcl.data.types import ImageSource, Samples
 from mmcl.errors import UserError
 from mmcl.model.adapters import Adapters
+from mmcl.model.attention import Layout, attend_by_document, documents_apart, layout_of
 from mmcl.model.capability import context_length, packs
 from mmcl.model.features import FeatureCache, fingerprint, load_pixels
+from mmcl.model.kernels import lean_norms
 from mmcl.model.packing import Item, expand, pack, padded
 from mmcl.model.parts import select_parameters
 from mmcl.model.prompt import Prompt
@@ -40,6 +42,8 @@ class Assembly(nn.Module):
         train: the parts that train, such as `("projector", "language.lora")`; see `set_trainable`.
         prompt: how conversations become tokens; default: `Prompt(tokenizer)`.
         packing: `auto` packs where the language model can (see `mmcl.model.capability`); `packed` or `padded` insist.
+        kernels: `lean` replaces modules of the language model by leaner forms where those give the same results (see
+            `mmcl.model.kernels` and `mmcl.model.attention`); `stock` leaves all as it is.
         max_length: longest sample in tokens; default: the language model's context.
         row_tokens: length of a packed row, for calls that do not say.
     """
@@ -55,6 +59,7 @@ class Assembly(nn.Module):
         train: Sequence[str] = ("projector", "language.lora"),
         prompt: Prompt | None = None,
         packing: str = "auto",
+        kernels: str = "lean",
         max_length: int | None = None,
         row_tokens: int = 512,
     ) -> None:
@@ -78,7 +83,11 @@ class Assembly(nn.Module):
         self._changed: set[str] = set()
         for parameter in self.parameters():
             parameter.requires_grad_(False)
-        self.adapters = Adapters(language, lora)
+        lean = kernels == "lean"
+        if lean:
+            lean_norms(language)
+        self.apart = lean and self.packed and attend_by_document(language)
+        self.adapters = Adapters(language, lora, lean=lean)
         self.set_trainable(train)
         self.eval()
 
@@ -345,6 +354,10 @@ class Assembly(nn.Module):
         mask = torch.zeros(batch.visible.shape, dtype=dtype, device=self.device)
         return mask.masked_fill_(~batch.visible.to(self.device), torch.finfo(dtype).min)[:, None]
 
+    def layout(self, batch: Batch, mask: Tensor) -> Layout | None:
+        """The documents of a packed row, for attention that takes them apart; None where it does not."""
+        return layout_of(mask, batch.lengths) if self.apart else None
+
     def forward(self, batch: Batch, *, hidden: bool = False) -> Output:
         """Run a batch. Only the supervised positions go through the language model's head."""
         with self.adapters.active(batch.routes[0].adapters):
@@ -358,7 +371,10 @@ class Assembly(nn.Module):
         single = batch.input_ids.shape[0] == 1
         if single and self.adapters.takes_logits_to_keep:
             inputs["logits_to_keep"] = where
-        out = self.language(inputs_embeds=self.embed(batch), output_hidden_states=hidden, return_dict=True, **inputs)
+        with documents_apart(self.layout(batch, inputs["attention_mask"])):
+            out = self.language(
+                inputs_embeds=self.embed(batch), output_hidden_states=hidden, return_dict=True, **inputs
+            )
         logits = out.logits.flatten(0, 1)
         if "logits_to_keep" not in inputs:
             logits = logits[where]

@@ -50,5 +50,6 @@ def build_model(
         train=spec.train,
         prompt=Prompt(tokenizer, style=spec.prompt.style, system=spec.prompt.system),
         packing=spec.packing,
+        kernels=spec.kernels,
         max_length=spec.max_length,
     ).to(device or torch.device("cpu"))

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from mmcl.data.types import Samples
+from mmcl.model.attention import documents_apart
 from mmcl.protocols import Batch, Route
 
 if TYPE_CHECKING:
@@ -72,14 +73,16 @@ def _decode_packed(model: Assembly, batch: Batch, max_new_tokens: int, stop: fro
     cache = DynamicCache(config=model.language.config)
     where = batch.where.to(device)
     keep: dict[str, Any] = {"logits_to_keep": where} if model.adapters.takes_logits_to_keep else {}
-    out = model.language(
-        inputs_embeds=model.embed(batch),
-        attention_mask=model.attention(batch),
-        position_ids=batch.position_ids.to(device),
-        past_key_values=cache,
-        use_cache=True,
-        **keep,
-    )
+    mask = model.attention(batch)
+    with documents_apart(model.layout(batch, mask)):
+        out = model.language(
+            inputs_embeds=model.embed(batch),
+            attention_mask=mask,
+            position_ids=batch.position_ids.to(device),
+            past_key_values=cache,
+            use_cache=True,
+            **keep,
+        )
     logits = out.logits[0] if keep else out.logits[0, where]
     prefill = batch.visible[0].to(device)[where]  # [questions, L]: what the last token of each question sees
     position = batch.position_ids[0].to(device)[where]

@@ -129,6 +129,7 @@ class _Builder:
         self.targets: list[int] = []
         self.target_sample: list[int] = []
         self.documents = 0
+        self.lengths: list[int] = []
 
     def start_row(self) -> None:
         for column in (self.ids, self.positions, self.owner, self.document):
@@ -155,6 +156,7 @@ class _Builder:
                 self.targets.append(self.pad)
                 self.target_sample.append(index)
         self.documents += 1
+        self.lengths.append(doc.length)
 
     def _span(self, item: Item, start: int, end: int, *, owner: int) -> None:
         row = len(self.ids) - 1
@@ -205,6 +207,7 @@ class _Builder:
             where=torch.tensor([row * length + column for row, column in self.where], dtype=torch.long),
             targets=torch.tensor(self.targets, dtype=torch.long),
             target_sample=torch.tensor(self.target_sample, dtype=torch.long),
+            lengths=tuple(self.lengths),
         )
 
 

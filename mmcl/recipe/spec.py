@@ -98,6 +98,8 @@ class ModelSpec:
         prompt: how turns become text.
         packing: rows as trees of shared prefixes (`packed`), or one row per sample (`padded`); `auto` packs where the
             language model can.
+        kernels: `lean` runs leaner forms of the language model's modules where they give the same results, `stock` runs
+            what transformers and peft have.
         max_length: longest prompt and answer, in tokens; None means what the language model takes.
     """
 
@@ -107,6 +109,7 @@ class ModelSpec:
     train: tuple[str, ...] = ("projector", "language.lora")
     prompt: PromptSpec = PromptSpec()
     packing: Literal["auto", "packed", "padded"] = "auto"
+    kernels: Literal["lean", "stock"] = "lean"
     max_length: int | None = _bounded(None, least=1)
 
 
