@@ -265,7 +265,7 @@ class Method:
         return samples
 
     def assign(self, model: Model, samples: Samples) -> Sequence[Route] | None:
-        """Routes of training samples (their task may be read). None: no opinion."""
+        """Routes of training samples (their task may be read). None: no opinion. Asked one step ahead, on a thread."""
         return None
 
     def needs_hidden(self) -> bool:

@@ -61,7 +61,7 @@ class Assembly(nn.Module):
         packing: str = "auto",
         kernels: str = "lean",
         max_length: int | None = None,
-        row_tokens: int = 512,
+        row_tokens: int = 1024,
     ) -> None:
         super().__init__()
         self.encoder = encoder

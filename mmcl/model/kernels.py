@@ -60,7 +60,7 @@ class _LoRALinear(torch.autograd.Function):
         return into_x.view(shape) if into_x is not None else None, None, None, None, *result
 
 
-class LoRALinear(StockLoRALinear):  # type: ignore[misc]
+class LoRALinear(StockLoRALinear):
     """peft's LoRA layer with a leaner forward and backward; `lean` turns the one into the other in place."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -79,7 +79,7 @@ class LoRALinear(StockLoRALinear):  # type: ignore[misc]
             and not any(self.training and isinstance(self.lora_dropout[name], nn.Dropout) for name in names)
         )
         if not plain:
-            return cast(Tensor, super().forward(x, *args, **kwargs))
+            return super().forward(x, *args, **kwargs)
         ab = [matrix for name in names for matrix in (self.lora_A[name].weight, self.lora_B[name].weight)]
         scales = tuple(float(self.scaling[name]) for name in names)
         return cast(Tensor, _LoRALinear.apply(x, base.weight, base.bias, scales, *ab))

@@ -135,7 +135,7 @@ class TrainSpec:
     epochs: float = _bounded(1.0, above=0)
     max_steps: int | None = _bounded(None, least=1)
     batch_size: int = _bounded(16, least=1)
-    row_tokens: int = _bounded(512, least=1)
+    row_tokens: int = _bounded(1024, least=1)
     learning_rate: float = _bounded(1e-4, above=0)
     learning_rates: Mapping[str, float] = field(default_factory=dict)
     weight_decay: float = _bounded(0.0, least=0)

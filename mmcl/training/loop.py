@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -74,9 +75,12 @@ def train_task(
         optimiser = make_optimiser(parameters, spec)
         schedule = make_schedule(optimiser, spec, len(plan))
         preload(model, plan, progress, label)
-        for samples in progress.track(plan, label=f"train {label}", total=len(plan), unit="step"):
-            batches = prepare(model, methods, objective, samples, spec)
-            loss = backward(model, methods, objective, batches, accelerator, step=cost.steps, task=task)
+        losses: list[torch.Tensor] = []
+        ready = ahead(plan, lambda samples: prepare(model, methods, objective, samples, spec))
+        for samples, batches in progress.track(ready, label=f"train {label}", total=len(plan), unit="step"):
+            losses.append(backward(model, methods, objective, batches, accelerator))
+            if len(losses) > 1:  # one step late, so that an accelerator has its next step before it is asked
+                cost.losses.append(finite(losses[-2], task, cost.steps))
             reduce_gradients(parameters.values(), accelerator)
             methods.after_backward(model)
             if spec.clip:
@@ -86,8 +90,8 @@ def train_task(
             optimiser.zero_grad(set_to_none=True)
             cost.steps += 1
             cost.samples += len(samples)
-            cost.tokens += sum(int((~batch.is_padding).sum()) for batch in batches)
-            cost.losses.append(loss)
+            cost.tokens += sum(sum(batch.lengths) for batch in batches)
+        cost.losses.append(finite(losses[-1], task, cost.steps))
     cost.seconds = time.perf_counter() - started
     return cost
 
@@ -169,6 +173,23 @@ def preload(model: Assembly, plan: Sequence[Sequence[Sample]], progress: Progres
         model.image_features(chunk)
 
 
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+def ahead(plan: Iterable[Given], make: Callable[[Given], Made]) -> Iterator[tuple[Given, Made]]:
+    """Pairs of what is given and what is made of it, made one ahead on a thread while the caller computes."""
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        waiting: tuple[Given, Future[Made]] | None = None
+        for given in plan:
+            following = (given, worker.submit(make, given))
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+
+
 def prepare(model: Assembly, methods: Methods, objective: Objective, samples: Samples, spec: TrainSpec) -> list[Batch]:
     """Routes, tokens and rows of one optimiser step."""
     return model.pack(
@@ -185,10 +206,7 @@ def backward(
     objective: Objective,
     batches: Sequence[Batch],
     accelerator: Accelerator,
-    *,
-    step: int,
-    task: Task,
-) -> float:
+) -> torch.Tensor:
     """Accumulate the gradient of one optimiser step over this process's share of the batches; returns the loss."""
     said = [{TASK_LOSS: float(len(batch.targets)), **methods.loss_counts(batch)} for batch in batches]
     counts: dict[str, float] = {}
@@ -207,10 +225,19 @@ def backward(
     model.eval()
     if accelerator.num_processes > 1:
         total = accelerator.reduce(total, reduction="sum")
-    value = float(total)
+    return total
+
+
+def finite(loss: torch.Tensor, task: Task, step: int) -> float:
+    """The loss of a step (from 1) as a number.
+
+    Raises:
+        UserError: it is none.
+    """
+    value = float(loss)
     if not math.isfinite(value):
         raise UserError(
-            f"the loss is {value} at step {step + 1}",
+            f"the loss is {value} at step {step}",
             where=f"task {task.name}",
             hint="lower train.learning_rate (or a part's in train.learning_rates), lengthen train.warmup, or set "
             "train.clip; finished stages are kept",
