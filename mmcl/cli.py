@@ -140,9 +140,7 @@ def evaluate(
     task: Annotated[str, typer.Option(metavar="TASK", help="Name of a task of the stream.")],
     stage: Annotated[str, typer.Option(metavar="STAGE", help="A finished stage, or `last`.")] = "last",
     variant: Variant = None,
-    sample: Annotated[
-        int | None, typer.Option(min=1, help="Ask only so many questions, by a hash of their ids.")
-    ] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Ask so many questions, by a hash of their ids.")] = None,
     as_json: Json = False,
 ) -> Result:
     """Score a stage's model on one task.
