@@ -44,6 +44,7 @@ class Cells:
         # The questions of a task are chosen, hashed and looked through once. The task is kept so that its id stays its.
         self._questions: dict[tuple[int, int | None], tuple[Task, list[Sample], str]] = {}
         self._choices: dict[int, tuple[Task, Choices]] = {}
+        self._metrics: dict[int, tuple[Task, Metric]] = {}  # finding a plug-in reads all installed packages' metadata
 
     def path(self, stage: Stage, task: Task) -> Path:
         """What is known of the cell; its answers lie beside it, with the suffix `.jsonl`."""
@@ -109,7 +110,7 @@ class Cells:
         earlier: Earlier | None,
         ahead: float,
     ) -> dict[str, Any]:
-        metric: Metric = registry.build("metrics", PluginSpec(task.metric, task.metric_options), recipe.folder)
+        metric = self._metric(task, recipe.folder)
         origin = Path(stage.folder).name
         choices = self._choices_of(task, recipe.evaluate)
         cell = evaluate_task(
@@ -175,6 +176,12 @@ class Cells:
             questions = asked(task, spec)
             self._questions[key] = task, questions, samples_hash(questions)
         return self._questions[key][1:]
+
+    def _metric(self, task: Task, folder: Path) -> Metric:
+        if id(task) not in self._metrics:
+            spec = PluginSpec(task.metric, task.metric_options)
+            self._metrics[id(task)] = task, registry.build("metrics", spec, folder)
+        return self._metrics[id(task)][1]
 
     def _choices_of(self, task: Task, spec: EvaluateSpec) -> Choices | None:
         if spec.answers == "greedy":
