@@ -63,7 +63,7 @@ class Weights:
             digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
             flat = tensor.detach().cpu().contiguous().flatten()
             digest.update(flat.view(torch.uint8).numpy().data)
-        self._parts = {part: digest.hexdigest() for part, digest in parts.items()}
+        self._parts: dict[Part, str] = {part: digest.hexdigest() for part, digest in parts.items()}
         self._routes: dict[Route, str] = {}
 
     @classmethod

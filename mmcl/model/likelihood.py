@@ -107,7 +107,7 @@ def _packed(model: Assembly, batch: Batch, answers: Sequence[Sequence[int]]) -> 
     )
     logits = out.logits[0] if keep else out.logits[0, where]
     first = logits.float().log_softmax(-1)
-    scores = first[:, torch.tensor([answer[0] for answer in answers], device=device)]
+    scores: Tensor = first[:, torch.tensor([answer[0] for answer in answers], device=device)]
     prefill = batch.visible[0].to(device)[where]  # [questions, L]: what the last token of each question sees
     position = batch.position_ids[0].to(device)[where]
     pairs = [(q, c) for q in range(len(batch.samples)) for c in range(len(answers)) if len(answers[c]) > 1]
