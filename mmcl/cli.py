@@ -140,7 +140,7 @@ def evaluate(
     task: Annotated[str, typer.Option(metavar="TASK", help="Name of a task of the stream.")],
     stage: Annotated[str, typer.Option(metavar="STAGE", help="A finished stage, or `last`.")] = "last",
     variant: Variant = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first so many questions.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Ask so many questions, by a hash of their ids.")] = None,
     as_json: Json = False,
 ) -> Result:
     """Score a stage's model on one task.
@@ -148,13 +148,13 @@ def evaluate(
     \b
     Examples:
       mmcl eval runs/quickstart --task shape
-      mmcl eval runs/quickstart --stage color --task shape --limit 100 --json
+      mmcl eval runs/quickstart --stage color --task shape --sample 100 --json
     """
     _run_folder(run)
     from mmcl import revisit
 
     with _progress() as progress:
-        document = revisit.evaluate(run, stage=stage, task=task, variant=variant, limit=limit, progress=progress)
+        document = revisit.evaluate(run, stage=stage, task=task, variant=variant, sample=sample, progress=progress)
 
     def show(console: Console) -> None:
         console.print(f"{document['task']} after {document['stage']}: {document['corpus']:.4f}", markup=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -16,20 +15,18 @@ import yaml
 from torch import nn
 
 from mmcl import __version__
+from mmcl.cells import Cells
 from mmcl.data.types import Task
 from mmcl.errors import UserError
 from mmcl.evaluation.continual import metrics_of
-from mmcl.evaluation.evaluate import evaluate_task
 from mmcl.evaluation.matrix import Matrix
-from mmcl.evaluation.predictions import write_predictions
 from mmcl.files import read_json, write_atomically, write_json
 from mmcl.gallery import write_thumbnails
 from mmcl.progress import Progress
-from mmcl.protocols import Metric
 from mmcl.recipe import registry
 from mmcl.recipe.spec import PluginSpec, Recipe
 from mmcl.session import Session, describe_methods
-from mmcl.stages import Stage, code_of, plan, samples_hash
+from mmcl.stages import Stage, code_of, plan
 from mmcl.training import checkpoint
 from mmcl.training.methods import Methods
 
@@ -62,6 +59,7 @@ class Experiment:
         self.encoder = encoder
         self.accelerator = Accelerator()
         self.main = self.accelerator.is_main_process
+        self.cells = Cells(folder, self.accelerator, self.progress)
         self._streams: dict[str, list[Task]] = {}
 
     # -------------------------------------------------------------------------------------------------- the run
@@ -75,6 +73,7 @@ class Experiment:
         names = self.recipe.variant_names if only is None else (only,)
         plans = {name: self.stages(name) for name in names}
         self._write_heads(plans, keep_others=only is not None)
+        self.cells.remember([stage for _, _, stages in plans.values() for stage in stages])
         for name, (recipe, _, stages) in plans.items():
             if len(plans) > 1:
                 self.progress.message(f"variant {name}")
@@ -127,14 +126,17 @@ class Experiment:
                 manifest = session.train(stage, by_name, self.folder)
                 self._log(name, stage, manifest)
             wanted = self._columns(stage, stages, recipe, columns, row0)
-            missing = [task for task in wanted if self._score(stage, task, recipe) is None]
+            missing = [task for task in wanted if self.cells.score(stage, task, recipe) is None]
             if missing:
                 if session is None or session.at != stage.hash:
                     session = None
                     session = self.at(stage, stages, recipe)
                 methods = Methods({}) if stage is row0 else session.active(stage)
-                for task in missing:
-                    self._evaluate(name, stage, task, recipe, session, methods)
+                measured = self.cells.measure(stage, missing, recipe, session, methods, _given(stages, stage, recipe))
+                for about in measured:
+                    row = {"variant": name, "stage": stage.label, "task": about["task"], "metric": about["metric"]}
+                    result = {"score": about["corpus"], "n": about["n"], "reused": about["reused"]}
+                    self._append("results.jsonl", {**row, **result})
             scores[stage.hash] = {task.name: self._read_score(stage, task, recipe) for task in wanted}
             self._write_matrix(name, stages, columns, scores, row0)
         if self.main:
@@ -196,74 +198,17 @@ class Experiment:
             )
         return found[-1]
 
-    # ------------------------------------------------------------------------------------------------- one cell
+    # ---------------------------------------------------------------------------------------------- what is there
 
     def done(self, stage: Stage) -> bool:
         """Whether the stage is finished; the start always is."""
         return stage.task is None or (self.folder / stage.folder / checkpoint.DONE).exists()
 
-    def _cell(self, stage: Stage, task: Task) -> Path:
-        return self.folder / stage.folder / "predictions" / f"{task.name}.json"
-
-    def _cell_hash(self, stage: Stage, task: Task, recipe: Recipe) -> str:
-        spec = recipe.evaluate
-        content = [
-            stage.hash,
-            samples_hash(task.test[: spec.limit]),
-            task.metric,
-            dict(task.metric_options),
-            code_of((task.metric,), recipe.folder),
-            spec.max_new_tokens,
-            __version__,
-        ]
-        return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
-
-    def _score(self, stage: Stage, task: Task, recipe: Recipe) -> float | None:
-        """The cell's score, if it has been measured on these questions."""
-        path = self._cell(stage, task)
-        if not path.exists():
-            return None
-        about = read_json(path)
-        return float(about["corpus"]) if about.get("hash") == self._cell_hash(stage, task, recipe) else None
-
     def _read_score(self, stage: Stage, task: Task, recipe: Recipe) -> float:
         self.accelerator.wait_for_everyone()
-        score = self._score(stage, task, recipe)
+        score = self.cells.score(stage, task, recipe)
         assert score is not None
         return score
-
-    def _evaluate(
-        self, variant: str, stage: Stage, task: Task, recipe: Recipe, session: Session, methods: Methods
-    ) -> None:
-        metric: Metric = registry.build("metrics", PluginSpec(task.metric, task.metric_options), recipe.folder)
-        cell = evaluate_task(
-            session.model,
-            methods,
-            task,
-            metric,
-            recipe.evaluate,
-            accelerator=self.accelerator,
-            progress=self.progress,
-            label=f"{stage.label} on {task.name}",
-        )
-        if not self.main:
-            return
-        path = self._cell(stage, task)
-        write_predictions(path.with_suffix(".jsonl"), cell.predictions, cell.score.rows, model_id=stage.label)
-        about = {
-            "task": task.name,
-            "metric": task.metric,
-            "mode": str(getattr(metric, "mode", "strict")),
-            "definition": metric.definition,
-            "follows": metric.follows,
-            "corpus": cell.score.corpus,
-            "n": len(cell.predictions),
-            "seconds": cell.seconds,
-            "hash": self._cell_hash(stage, task, recipe),
-        }
-        write_json(path, about)
-        row = {"variant": variant, "stage": stage.label, "task": task.name, "metric": task.metric}
-        self._append("results.jsonl", {**row, "score": cell.score.corpus, "n": len(cell.predictions)})
 
     # --------------------------------------------------------------------------------------------------- files
 
@@ -347,13 +292,20 @@ class Experiment:
         }
 
     def _log(self, variant: str, stage: Stage, manifest: Mapping[str, Any]) -> None:
-        if self.main:
-            event = {"event": "stage", "variant": variant, "stage": stage.label, "losses": manifest["losses"]}
-            self._append("log.jsonl", {**event, "cost": manifest["cost"]})
+        event = {"event": "stage", "variant": variant, "stage": stage.label, "losses": manifest["losses"]}
+        self._append("log.jsonl", {**event, "cost": manifest["cost"]})
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        if not self.main:
+            return
         with (self.folder / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _given(stages: Sequence[Stage], stage: Stage, recipe: Recipe) -> str:
+    """What stands for everything but weights that train: the model's recipe, our version, and the user's own code."""
+    names = {method.name for each in stages[: stage.index + 1] for method in each.methods}
+    return json.dumps([stages[0].hash, code_of(names, recipe.folder)], sort_keys=True)
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mmcl.cells import sampling
 from mmcl.data.images import FileImage
 from mmcl.data.types import IMAGE_PLACEHOLDER, Sample, Turn
 from mmcl.errors import UserError
+from mmcl.evaluation.choices import choices_of
 from mmcl.evaluation.evaluate import answer, evaluate_task
 from mmcl.evaluation.predictions import write_predictions
 from mmcl.experiment import Experiment
@@ -15,8 +18,9 @@ from mmcl.progress import Progress
 from mmcl.protocols import Metric
 from mmcl.recipe import registry
 from mmcl.recipe.load import load_recipe
-from mmcl.recipe.spec import EvaluateSpec, PluginSpec
+from mmcl.recipe.spec import PluginSpec
 from mmcl.recipe.suggest import did_you_mean
+from mmcl.stages import asked
 from mmcl.training.methods import Methods
 
 
@@ -38,7 +42,7 @@ def evaluate(
     stage: str,
     task: str,
     variant: str | None = None,
-    limit: int | None = None,
+    sample: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Ask a stage's model the test questions of any task of the stream.
@@ -48,11 +52,12 @@ def evaluate(
         stage: name or label of a finished stage, `start`, or `last`.
         task: its name.
         variant: None for the first.
-        limit: ask only the first so many questions.
+        sample: ask only so many questions, chosen by a hash of their ids; default: as the recipe says.
         progress: shows what goes on.
 
     Returns:
-        {"stage", "task", "metric", "corpus", "n", "definition", "predictions": path of the answer file}
+        {"stage", "task", "metric", "corpus", "n", "questions", "interval", "answers", "definition", "predictions": path
+        of the answer file}; `interval` is None where all of the task's `questions` were asked
 
     Raises:
         UserError: there is no such stage, task or variant.
@@ -64,17 +69,20 @@ def evaluate(
         raise UserError(f"the stream has no test questions for `{task}`", where="task", hint=did_you_mean(task, names))
     wanted = next(each for each in tasks if each.name == task)
     spec = session.recipe.evaluate
-    options = EvaluateSpec(max_new_tokens=spec.max_new_tokens, limit=limit or spec.limit, row_tokens=spec.row_tokens)
+    spec = replace(spec, sample=sample or spec.sample)
+    choices = choices_of(wanted) if spec.answers == "likelihood" else None
     metric: Metric = registry.build("metrics", PluginSpec(wanted.metric, wanted.metric_options), session.recipe.folder)
     cell = evaluate_task(
         session.model,
         session.active(chosen),
-        wanted,
+        asked(wanted, spec),
         metric,
-        options,
+        spec,
         accelerator=run.accelerator,
         progress=run.progress,
         label=f"{chosen.label} on {task}",
+        stage=Path(chosen.folder).name,
+        choices=choices,
     )
     path = folder / "evaluations" / f"{run.variant(variant)}-{chosen.label}-on-{task}.jsonl"
     write_predictions(path, cell.predictions, cell.score.rows, model_id=chosen.label)
@@ -84,6 +92,8 @@ def evaluate(
         "metric": wanted.metric,
         "corpus": cell.score.corpus,
         "n": len(cell.predictions),
+        **sampling(cell, wanted),
+        "answers": spec.answers,
         "definition": metric.definition,
         "predictions": str(path),
     }

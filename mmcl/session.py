@@ -127,6 +127,7 @@ class Session:
 
     def _manifest(self, stage: Stage, methods: Methods, cost: Cost, trainable: int) -> dict[str, Any]:
         state = self.model.state()
+        buffers = dict(self.model.named_buffers())
         everything = sum(parameter.numel() for parameter in self.model.language.parameters())
         experts = [
             tensor
@@ -151,7 +152,7 @@ class Session:
                 "samples": cost.samples,
                 "steps": cost.steps,
                 "trainable_parameters": trainable,
-                "stored_parameters": sum(tensor.numel() for tensor in state.values()),
+                "stored_parameters": sum(tensor.numel() for name, tensor in state.items() if name not in buffers),
                 "memory_bytes": sum(methods.stored_bytes().values()),
                 "expert_bytes": sum(tensor.numel() * tensor.element_size() for tensor in experts),
                 # Linux counts in KiB, macOS in bytes.

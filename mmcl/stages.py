@@ -13,7 +13,7 @@ from typing import Any
 from mmcl import __version__
 from mmcl.data.types import Sample, StageKind, Task
 from mmcl.errors import Problem, UserError
-from mmcl.recipe.spec import PluginSpec, Recipe, StageSpec, TrainSpec
+from mmcl.recipe.spec import EvaluateSpec, PluginSpec, Recipe, StageSpec, TrainSpec
 from mmcl.recipe.suggest import did_you_mean
 
 OBJECTIVES: Mapping[str, str] = {
@@ -171,8 +171,13 @@ def check_tasks(recipe: Recipe, tasks: Sequence[Task]) -> None:
         raise UserError(problems=list(dict.fromkeys(problems)))
 
 
+def asked(task: Task, spec: EvaluateSpec) -> list[Sample]:
+    """The test questions that are asked: all, or `spec.sample` of them."""
+    return list(task.test) if spec.sample is None else few(task.test, spec.sample)
+
+
 def few(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """The few-shot subset: the first `count` by a hash of the id, in their own order; the same on every machine."""
+    """A subset: the first `count` by a hash of the id, in their own order; the same on every machine."""
     ranked = sorted(samples, key=lambda sample: hashlib.sha256(f"{sample.task}/{sample.id}".encode()).digest())
     chosen = {id(sample) for sample in ranked[:count]}
     return [sample for sample in samples if id(sample) in chosen]

@@ -132,6 +132,7 @@ class Task:
         time: period tag.
         domain: domain tag.
         language: language tag.
+        choices: the closed vocabulary of the answers, for scoring by likelihood; empty where there is none.
     """
 
     name: str
@@ -143,3 +144,4 @@ class Task:
     time: str = ""
     domain: str = ""
     language: str = ""
+    choices: tuple[str, ...] = ()

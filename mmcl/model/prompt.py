@@ -11,6 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from mmcl.data.types import IMAGE_PLACEHOLDER, Sample, Turn
 from mmcl.errors import UserError
 
+CACHE_TOKENS = 4_000_000
+"""The tokens of so many prompts are kept, about 70 MB: a long stream must not fill the memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -57,6 +60,7 @@ class Prompt:
             raise UserError("the tokenizer has no end-of-sequence token", where="model.language.weights")
         self.eos = int(tokenizer.eos_token_id)
         self._cache: dict[tuple[tuple[Turn, ...], tuple[bool, ...]], Encoded] = {}
+        self._cached = 0
         probe = self.tokenizer("a")["input_ids"]
         bos = tokenizer.bos_token_id
         self._bos = (bos,) if bos is not None and len(probe) > 1 and probe[0] == bos else ()
@@ -73,7 +77,7 @@ class Prompt:
         """
         key = (sample.turns, tuple(supervise))
         if key not in self._cache:
-            self._cache[key] = self._encode(sample.turns, key[1])
+            self._keep(key, self._encode(sample.turns, key[1]))
         encoded = self._cache[key]
         placeholders = sum(i < 0 for i in encoded.ids)
         if placeholders != len(sample.images):
@@ -83,6 +87,13 @@ class Prompt:
                 hint=f"write `{IMAGE_PLACEHOLDER}` once for each image in the user's turns",
             )
         return encoded
+
+    def _keep(self, key: tuple[tuple[Turn, ...], tuple[bool, ...]], encoded: Encoded) -> None:
+        """Keep the newest prompts."""
+        self._cached += len(encoded.ids)
+        while self._cache and self._cached > CACHE_TOKENS:
+            self._cached -= len(self._cache.pop(next(iter(self._cache))).ids)
+        self._cache[key] = encoded
 
     def _encode(self, turns: tuple[Turn, ...], supervise: tuple[bool, ...]) -> Encoded:
         ids: list[int] = []

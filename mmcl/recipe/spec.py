@@ -154,15 +154,22 @@ class EvaluateSpec:
         tasks: `seen` asks the tasks trained so far, `all` every task of the stream.
         zero_shot: also ask every task before the first task is trained (row 0 of the matrix).
         max_new_tokens: longest answer, in tokens.
-        limit: ask only the first so many questions of each task.
+        sample: ask only so many questions of each task, chosen by a hash of their ids: the same on every machine, and
+            whatever the order of the file. Scores come with a 95 % interval. None asks all.
         row_tokens: tokens per packed row.
+        answers: `greedy` writes the answer freely; `likelihood` takes the most likely one of the task's choices, or of
+            the answers of its training set. Scores of the two can't be compared.
+        reuse: take over answers that are provably the same as at an earlier stage (same weights, route and prompt);
+            False asks every question at every stage.
     """
 
     tasks: Literal["seen", "all"] = "seen"
     zero_shot: bool = True
     max_new_tokens: int = _bounded(16, least=1)
-    limit: int | None = _bounded(None, least=1)
+    sample: int | None = _bounded(None, least=1)
     row_tokens: int = _bounded(1024, least=1)
+    answers: Literal["greedy", "likelihood"] = "greedy"
+    reuse: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmcl.report.cells import CellInfo
 from mmcl.report.routing import routing
 from mmcl.report.run import read_run
+from mmcl.report.summary import sampling
 
 COST_KEYS = (
     "seconds",
+    "evaluation_seconds",
     "tokens",
     "trainable_parameters",
     "stored_parameters",
@@ -23,7 +27,9 @@ COST_KEYS = (
 def document(folder: Path) -> dict[str, Any]:
     """A run as JSON types, the same keys for every variant; an unfinished run as far as it got.
 
-    `matrix[i][j]` is the score in [0, 1] on task j after stage i, None where it was not measured.
+    `matrix[i][j]` is the score in [0, 1] on task j after stage i, None where it was not measured. `cells[i][j]` says of
+    how many `questions` `n` were asked, how many of these answers were `reused` from earlier stages, and the 95 %
+    `interval` where not all were asked; `notes` is what a reader of the scores has to know.
 
     Raises:
         UserError: naming file and line, if the folder is no run or a file in it is broken.
@@ -37,6 +43,9 @@ def document(folder: Path) -> dict[str, Any]:
             "stages": [stage.name for stage in variant.row_stages],
             "matrix": [list(row) for row in variant.matrix],
             "row0": None if variant.row0 is None else list(variant.row0),
+            "cells": [_cells(variant.tasks, stage.cells) for stage in variant.row_stages],
+            "row0_cells": None if variant.row0 is None else _cells(variant.tasks, variant.row0_cells),
+            "notes": sampling(run),
             "metrics": dict(variant.metrics),
             "definitions": dict(variant.definitions),
             "cost": [
@@ -45,3 +54,7 @@ def document(folder: Path) -> dict[str, Any]:
             "routing": None if taken is None else taken.to_dict(),
         }
     return {"run": run.name, "variants": variants}
+
+
+def _cells(tasks: Sequence[str], cells: Mapping[str, CellInfo]) -> list[dict[str, Any] | None]:
+    return [cells[task].to_dict() if task in cells else None for task in tasks]

@@ -23,6 +23,7 @@ class Column:
 
 COLUMNS = (
     Column("seconds", "Time", units.duration, adds=True),
+    Column("evaluation_seconds", "Evaluation", units.duration, adds=True),
     Column("steps", "Steps", units.count, adds=True),
     Column("tokens", "Tokens", units.count, adds=True),
     Column("flops", "FLOPs", units.count, adds=True),
@@ -34,7 +35,7 @@ COLUMNS = (
     Column("peak_rss_bytes", "Peak RAM", units.size),
 )
 SMALL = (340, 220)
-CHARTS = ("seconds", "stored_parameters", "checkpoint_bytes", "memory_bytes", "peak_rss_bytes")
+CHARTS = ("seconds", "evaluation_seconds", "stored_parameters", "checkpoint_bytes", "memory_bytes", "peak_rss_bytes")
 
 
 def columns(run: Run) -> list[Column]:
@@ -92,7 +93,7 @@ def cost_charts(run: Run, slots: Mapping[str, int]) -> list[Chart]:
             ]
             name = f"{column.name} per stage" if column.adds else column.name
             highest = max((value for line in series for value in line.values if value is not None), default=0.0)
-            unit = next((u for u in (3600.0, 60.0) if column.key == "seconds" and highest >= 2 * u), 1.0)
+            unit = next((u for u in (3600.0, 60.0) if column.key.endswith("seconds") and highest >= 2 * u), 1.0)
             chart = line_chart(
                 name, series, labels, show=column.show, unit=unit, direct=False, width=SMALL[0], height=SMALL[1]
             )

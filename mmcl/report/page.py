@@ -12,13 +12,14 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from mmcl.report import units
+from mmcl.report.cells import CellInfo
 from mmcl.report.charts import Chart, Series, colour, line_chart, shape
 from mmcl.report.costs import cost_charts, cost_table
 from mmcl.report.gallery import forgotten
 from mmcl.report.heat import DARK, LIGHT, Shade, shade
 from mmcl.report.routing import Routing, routing
 from mmcl.report.run import Cell, Row, Run, Variant, read_run
-from mmcl.report.summary import BEFORE, averages, metric_rows, summary
+from mmcl.report.summary import BEFORE, averages, metric_rows, sampling, summary
 
 
 def write(folder: Path) -> Path:
@@ -80,6 +81,8 @@ def view(run: Run) -> dict[str, Any]:
         "legend": [(task, index) for index, task in enumerate(tasks)],
         "variant_legend": [(name, slots[name]) for name in names],
         "average": _average_chart(run, slots),
+        "reused": any(cell.taken_over for variant in run.variants for cell in variant.all_cells),
+        "sampling": sampling(run),
         "ramp": [shade_style(shade(step / 10), shade(step / 10, DARK)) for step in range(11)],
         "metrics": [row for row in metric_rows(run) if row["core"]],
         "more_metrics": [row for row in metric_rows(run) if not row["core"]],
@@ -160,8 +163,11 @@ def shade_style(light: Shade, dark: Shade) -> str:
 def heat_map(variant: Variant) -> list[dict[str, Any]]:
     """Rows of the heat map, row 0 first, each cell with its text, tooltip and colours."""
     digits = 1 if len(variant.tasks) <= 10 else 0
-    rows: list[tuple[str, int | None, Row]] = [] if variant.row0 is None else [(BEFORE, None, variant.row0)]
-    rows += [(label, index, row) for index, (label, row) in enumerate(zip(variant.rows, variant.matrix, strict=True))]
+    rows: list[tuple[str, int | None, Row, Mapping[str, CellInfo]]] = []
+    if variant.row0 is not None:
+        rows.append((BEFORE, None, variant.row0, variant.row0_cells))
+    for index, (stage, row) in enumerate(zip(variant.row_stages, variant.matrix, strict=True)):
+        rows.append((variant.rows[index], index, row, stage.cells))
     return [
         {
             "label": label,
@@ -169,10 +175,11 @@ def heat_map(variant: Variant) -> list[dict[str, Any]]:
             "cells": [
                 _cell(cell, f"{task} after {label}" if index is not None else f"{task} before training", digits)
                 | {"learned": index is not None and variant.learned(task) == index}
+                | (_known(cells[task], variant, digits) if task in cells and cell is not None else {})
                 for task, cell in zip(variant.tasks, row, strict=True)
             ],
         }
-        for label, index, row in rows
+        for label, index, row, cells in rows
     ] + (
         [{"label": "change since learned", "change": [_change(variant.change(task), digits) for task in variant.tasks]}]
         if any(variant.change(task) is not None for task in variant.tasks)
@@ -180,15 +187,25 @@ def heat_map(variant: Variant) -> list[dict[str, Any]]:
     )
 
 
+def _known(info: CellInfo, variant: Variant, digits: int) -> dict[str, Any]:
+    """A mark for answers taken over, the interval, and more to say in the tooltip."""
+    ends = "" if info.interval is None or digits == 0 else units.span(info.interval)
+    return {"reused": info.taken_over, "span": ends, "notes": "; ".join(info.notes(variant.names))}
+
+
 def _change(value: Cell, digits: int) -> tuple[str, bool]:
     return units.points(value, digits), value is not None and round(value, 3) < 0
 
 
+PLAIN = {"reused": False, "span": "", "notes": ""}
+"""A cell about which there is nothing more to say."""
+
+
 def _cell(value: Cell, what: str, digits: int = 1) -> dict[str, Any]:
     if value is None:
-        return {"text": None, "title": f"{what}: not measured", "style": ""}
+        return {"text": None, "title": f"{what}: not measured", "style": "", **PLAIN}
     style = shade_style(shade(value, LIGHT), shade(value, DARK))
-    return {"text": units.cell(value, digits), "title": f"{what}: {units.percent(value, 2)}", "style": style}
+    return {"text": units.cell(value, digits), "title": f"{what}: {units.percent(value, 2)}", "style": style, **PLAIN}
 
 
 def _confusion(taken: Routing | None) -> dict[str, Any] | None:
@@ -259,5 +276,5 @@ def _scoring(run: Run, tasks: list[str]) -> list[Any]:
     found = {}
     for variant in run.variants:
         for stage in variant.row_stages:
-            found.update({row.task: row for row in stage.scoring()})
+            found.update({task: cell for task, cell in stage.cells.items() if cell.metric})
     return [found[task] for task in tasks if task in found]

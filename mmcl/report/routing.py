@@ -47,8 +47,7 @@ def routing(variant: Variant) -> Routing | None:
     if not variant.row_stages:
         return None
     last = variant.row_stages[-1]
-    files = last.prediction_files()
-    taken = {task: Counter(row.route for row in last.answers(task)) for task in variant.tasks if task in files}
+    taken = {task: Counter(row.route for row in last.answers(task)) for task in variant.tasks if task in last.cells}
     if all(set(routes) <= {BASE} for routes in taken.values()):
         return None
     seen = {route for routes in taken.values() for route in routes}

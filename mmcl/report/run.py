@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcl.errors import UserError
+from mmcl.report.cells import CellInfo, read_cells
 from mmcl.report.files import expect, need, read_lines, read_object, read_yaml, score, texts
 
 Cell = float | None
@@ -34,18 +35,6 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskScoring:
-    """How a task was scored: the metric with its definition, and how many questions were asked."""
-
-    task: str
-    metric: str
-    mode: str
-    definition: str
-    follows: str
-    n: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Stage:
     """A stage of the run; without `done` it has no cost and its results are not read."""
 
@@ -60,31 +49,13 @@ class Stage:
     experts: Mapping[str, str]
     """The expert that each task was trained with, where the manifest says so."""
 
-    def prediction_files(self) -> dict[str, Path]:
-        """Predictions file of each task. The task's name is read from the file beside it: file names may differ."""
-        found = {}
-        for path in sorted((self.folder / "predictions").glob("*.jsonl")):
-            about = path.with_suffix(".json")
-            task = need(read_object(about), "task", str, str(about)) if about.is_file() else path.stem
-            found[task] = path
-        return found
+    cells: Mapping[str, CellInfo] = field(default_factory=dict)
+    """What is known of each task's cell after this stage."""
 
     def answers(self, task: str) -> list[Answer]:
         """Every question asked of the task after this stage; empty where none was."""
-        path = self.prediction_files().get(task)
-        return [_answer(row, where) for where, row in read_lines(path)] if path else []
-
-    def scoring(self) -> list[TaskScoring]:
-        """How the tasks were scored after this stage."""
-        result = []
-        for task, path in self.prediction_files().items():
-            about = path.with_suffix(".json")
-            if about.is_file():
-                row = read_object(about)
-                text = {key: str(row.get(key) or "") for key in ("metric", "mode", "definition", "follows")}
-                n = row.get("n")
-                result.append(TaskScoring(task, **text, n=None if n is None else expect(n, int, str(about), "n")))
-        return result
+        cell = self.cells.get(task)
+        return [_answer(row, where) for where, row in read_lines(cell.answers)] if cell else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +78,7 @@ class Variant:
         row_stages: the finished stage of each row.
         matrix: scores, None where not measured.
         row0: scores before the first task.
+        row0_cells: what is known of these.
         stages: all finished stages in order, also those without a row.
         planned: how many stages the run will have.
         metrics: continual-learning metrics; None where undefined, with the reason in `undefined`.
@@ -121,6 +93,7 @@ class Variant:
     row_stages: tuple[Stage, ...] = ()
     matrix: tuple[Row, ...] = ()
     row0: Row | None = None
+    row0_cells: Mapping[str, CellInfo] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
     planned: int = 0
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -133,6 +106,16 @@ class Variant:
     def oracle(self) -> tuple[str, ...]:
         """Names of the methods that read the task id at test time."""
         return tuple(method.name for method in self.methods if method.oracle)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What the stage of a folder name is called."""
+        return {stage.folder.name: stage.label for stage in self.stages}
+
+    @property
+    def all_cells(self) -> list[CellInfo]:
+        """Of row 0 and of every row."""
+        return [*self.row0_cells.values(), *(cell for stage in self.row_stages for cell in stage.cells.values())]
 
     def learned(self, task: str) -> int | None:
         """The first row whose stage trained on the task; None if none did (yet)."""
@@ -208,6 +191,7 @@ def _variant(folder: Path, results: Path, name: str, value: Any, where: str) -> 
         row_stages=tuple(stage for _, stage, _ in rows),
         matrix=tuple(cells for _, _, cells in rows),
         row0=None if grid.get("row0") is None else _cells(grid["row0"], tasks, str(path), "row0"),
+        row0_cells=_row0_cells(folder, entry.get("row0"), where) if grid.get("row0") is not None else {},
         stages=tuple(stage for stage in stages if stage.done),
         planned=len(stages),
         metrics=expect(metrics.get("metrics", {}), dict, str(numbers), "metrics"),
@@ -244,16 +228,31 @@ def _cells(value: Any, tasks: tuple[str, ...], where: str, what: str) -> Row:
     return tuple(score(cell, where, f"{what}[{task}]") for cell, task in zip(cells, tasks, strict=True))
 
 
+def _row0_cells(folder: Path, name: Any, where: str) -> dict[str, CellInfo]:
+    if name is None:
+        return {}
+    return read_cells(_inside(folder, expect(name, str, where, "row0"), where))
+
+
+def _inside(folder: Path, name: str, where: str) -> Path:
+    home = folder / name
+    if not home.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"the folder {name} lies outside the run", where=where)
+    return home
+
+
 def _stage(folder: Path, entry: dict[str, Any], where: str) -> Stage:
     label = need(entry, "label", str, where)
-    home = folder / need(entry, "folder", str, where)
-    if not home.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"the folder of stage {label} lies outside the run", where=where)
+    home = _inside(folder, need(entry, "folder", str, where), where)
     path = home / "manifest.json"
     done = (home / "DONE").exists()
     manifest = read_object(path) if done else {}
     cost = expect(manifest.get("cost", {}), dict, str(path), "cost")
     experts = expect(manifest.get("experts", {}), dict, str(path), "experts")
+    cells = read_cells(home) if done else {}
+    asked = [cell.seconds for cell in cells.values() if cell.seconds is not None]
+    if asked:
+        cost = {**cost, "evaluation_seconds": sum(asked)}
     return Stage(
         label=label,
         name=str(entry.get("name") or label),
@@ -264,6 +263,7 @@ def _stage(folder: Path, entry: dict[str, Any], where: str) -> Stage:
         done=done,
         cost={key: _number(value, str(path), f"cost.{key}") for key, value in cost.items() if value is not None},
         experts={task: expect(expert, str, str(path), f"experts.{task}") for task, expert in experts.items()},
+        cells=cells,
     )
 
 

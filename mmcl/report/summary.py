@@ -52,6 +52,24 @@ def summary(variant: Variant) -> str:
     return text + (progress if unfinished else "")
 
 
+def sampling(run: Run) -> list[str]:
+    """What to know about the scores: questions that were not all asked, answers that were chosen among some."""
+    cells = [cell for variant in run.variants for cell in variant.all_cells]
+    notes = []
+    some = [cell for cell in cells if cell.sampled]
+    if some:
+        most = max(cell.n or 0 for cell in some)
+        notes.append(f"At most {most:,} questions of each task were asked, chosen by a hash of their ids.")
+        notes += dict.fromkeys(cell.interval_definition for cell in some if cell.interval_definition)
+    sources = dict.fromkeys(str(cell.choices.get("source", "")) for cell in cells if cell.choices)
+    if sources:
+        notes.append(
+            f"Each answer is the most likely one (sum over its tokens) of {' or of '.join(sources)}: no score of "
+            "answers that the model writes itself, and not comparable with one."
+        )
+    return notes
+
+
 def metric_rows(run: Run) -> list[dict[str, Any]]:
     """A row per metric that some variant has: its name, a value per variant, the best ones, its definition.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from mmcl.report import units
+from mmcl.report.cells import CellInfo
 from mmcl.report.costs import cost_table
 from mmcl.report.heat import shade
 from mmcl.report.routing import Routing, routing
-from mmcl.report.run import Cell, Run, Variant, read_run
-from mmcl.report.summary import BEFORE, metric_rows, summary
+from mmcl.report.run import Cell, Row, Run, Variant, read_run
+from mmcl.report.summary import BEFORE, metric_rows, sampling, summary
 
 
 def tables(folder: Path, console: Console) -> None:
@@ -37,9 +38,13 @@ def tables(folder: Path, console: Console) -> None:
         console.print(_text(summary(variant)))
         if variant.matrix:
             console.print(_matrix(variant))
+            if any(cell.taken_over for cell in variant.all_cells):
+                console.print(_text("= taken over from an earlier stage: same weights, route and prompts", "dim"))
         taken = routing(variant)
         if taken is not None:
             console.print(_routing(taken))
+    for note in sampling(run):
+        console.print(_text(note, "dim"))
     for table in (_metrics(run), _cost(run, console)):
         if table.row_count:
             console.print()
@@ -69,12 +74,23 @@ def _matrix(variant: Variant) -> Table:
     table.add_column("stage")
     for task in variant.tasks:
         table.add_column(_text(task), justify="right")
+    wide = len(variant.tasks) <= 6  # with more columns there is no room for intervals; the page has them
     if variant.row0 is not None:
-        table.add_row(_text(BEFORE, "italic"), *(_heat(cell) for cell in variant.row0))
+        table.add_row(
+            _text(BEFORE, "italic"),
+            *(
+                _heat(cell, _shown(cell, variant.row0_cells.get(task), wide))
+                for task, cell in _pairs(variant, variant.row0)
+            ),
+        )
     for index, (label, row) in enumerate(zip(variant.rows, variant.matrix, strict=True)):
         cells = (
-            _heat(cell, style="underline" if variant.learned(task) == index else "")
-            for task, cell in zip(variant.tasks, row, strict=True)
+            _heat(
+                cell,
+                _shown(cell, variant.row_stages[index].cells.get(task), wide),
+                "underline" if variant.learned(task) == index else "",
+            )
+            for task, cell in _pairs(variant, row)
         )
         table.add_row(_text(label), *cells)
     changes = [variant.change(task) for task in variant.tasks]
@@ -83,6 +99,19 @@ def _matrix(variant: Variant) -> Table:
         cells = (Text(units.points(change), style="red" if (change or 0) < 0 else "dim") for change in changes)
         table.add_row(Text("change since learned", style="dim"), *cells)
     return table
+
+
+def _pairs(variant: Variant, row: Row) -> Iterator[tuple[str, Cell]]:
+    return zip(variant.tasks, row, strict=True)
+
+
+def _shown(value: Cell, info: CellInfo | None, wide: bool) -> str | None:
+    """The score with a mark where it was taken over, and its interval; None for the score alone."""
+    ends = info.interval if info is not None and wide else None
+    if info is None or (ends is None and not info.taken_over):
+        return None
+    mark = "=" if info.taken_over else ""
+    return mark + units.cell(value) + (f" ({units.span(ends)})" if ends is not None else "")
 
 
 def _routing(taken: Routing) -> Table:
@@ -114,7 +143,7 @@ def _cost(run: Run, console: Console) -> Table:
     """The cost table, without the columns that matter least where the terminal is too narrow; the page has them all."""
     costs = cost_table(run)
     dropped: set[str] = set()
-    for name in ("", "FLOPs", "Stored parameters", "Steps", "Experts", "Trainable parameters", "Tokens"):
+    for name in ("", "FLOPs", "Evaluation", "Stored parameters", "Steps", "Experts", "Trainable parameters", "Tokens"):
         dropped.add(name)
         table = _cost_table(costs, dropped, several=len(run.variants) > 1)
         if Measurement.get(console, console.options.update(max_width=1000), table).maximum <= console.width:

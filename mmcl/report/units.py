@@ -28,6 +28,11 @@ def cell(value: float | None, digits: int = 1) -> str:
     return NONE if value is None else _signed(value * 100, digits)
 
 
+def span(ends: tuple[float, float]) -> str:
+    """An interval of shares as whole percentages without the sign, an en dash between them."""
+    return "\u2013".join(f"{end * 100:.0f}" for end in ends)
+
+
 def points(value: float | None, digits: int = 1) -> str:
     """A difference of two shares in percentage points: `+3.1`, or with the minus sign."""
     if value is None:

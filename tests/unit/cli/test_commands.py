@@ -309,7 +309,7 @@ def test_report_eval_and_ask_of_a_run(tmp_path: Path, replace: Replace, reports:
     run = str(tmp_path)
     assert main(["report", run, "--json"]) == 0
     assert document_of(capsys)["run"] == run
-    assert main(["eval", run, "--task", "a", "--stage", "b", "--limit", "3", "--json"]) == 0
+    assert main(["eval", run, "--task", "a", "--stage", "b", "--sample", "3", "--json"]) == 0
     assert document_of(capsys) == {**cell, "predictions": str(image)}
     assert main(["eval", run, "--task", "a"]) == 0
     assert "a after b: 0.5000" in capsys.readouterr().out
@@ -318,8 +318,8 @@ def test_report_eval_and_ask_of_a_run(tmp_path: Path, replace: Replace, reports:
     assert main(["ask", run, "why?"]) == 0
     assert "[red] yes" in capsys.readouterr().out, "an answer is no markup"
     assert calls == [
-        (tmp_path, {"stage": "b", "task": "a", "variant": None, "limit": 3}),
-        (tmp_path, {"stage": "last", "task": "a", "variant": None, "limit": None}),
+        (tmp_path, {"stage": "b", "task": "a", "variant": None, "sample": 3}),
+        (tmp_path, {"stage": "last", "task": "a", "variant": None, "sample": None}),
         (tmp_path, {"image": image, "question": "why?", "stage": "all", "variant": None}),
         (tmp_path, {"image": None, "question": "why?", "stage": "last", "variant": None}),
     ]

@@ -143,8 +143,8 @@ def test_all_mistakes_at_once(data: Data, folder: Path) -> None:
         expected.add(where)
     wrong = changed(wrong, "train.epochs", 0)
     wrong = changed(wrong, "methods", ["replya", "./mine.py:Router", "./mine.py:OtherRouter"])
-    wrong = changed(wrong, "variants", {"b": {"evaluate": {"limit": 0}}})
-    expected |= {"train.epochs", "methods.0", "methods.2", "variants.b.evaluate.limit"}
+    wrong = changed(wrong, "variants", {"b": {"evaluate": {"sample": 0}}})
+    expected |= {"train.epochs", "methods.0", "methods.2", "variants.b.evaluate.sample"}
     assert len(expected) >= 10
     assert set(problems_of(wrong, folder)) == expected
 

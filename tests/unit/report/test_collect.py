@@ -20,6 +20,7 @@ from mmcl.report.run import read_run
 COST = {
     "stage",
     "seconds",
+    "evaluation_seconds",
     "tokens",
     "trainable_parameters",
     "stored_parameters",
@@ -39,7 +40,8 @@ def test_document_has_the_documented_keys_and_the_matrix(fake_run: Any) -> None:
     assert set(got) == {"run", "variants"}
     assert got["run"] == "easy-vqa"
     assert list(got["variants"]) == ["finetune", "experts"]
-    keys = {"tasks", "stages", "matrix", "row0", "metrics", "definitions", "cost", "routing"}
+    keys = {"tasks", "stages", "matrix", "row0", "cells", "row0_cells", "notes"}
+    keys |= {"metrics", "definitions", "cost", "routing"}
     for name, variant in got["variants"].items():
         assert set(variant) == keys
         assert variant["tasks"] == list(fake_run.tasks)

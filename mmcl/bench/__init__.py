@@ -1,0 +1,1 @@
+"""mmcl against what people use today, measured in one run."""
