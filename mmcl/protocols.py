@@ -121,7 +121,7 @@ class Batch:
         where: long [N]; flat positions (row * L + column) whose next token is supervised.
         targets: long [N]; the supervised tokens.
         target_sample: long [N]; index of the sample of each target.
-        lengths: of the documents of a packed row, in order; of the rows of a padded batch.
+        lengths: of a packed row's documents, in order, or of a padded batch's rows.
     """
 
     samples: tuple[Sample, ...]

@@ -43,7 +43,8 @@ class Assembly(nn.Module):
         prompt: how conversations become tokens; default: `Prompt(tokenizer)`.
         packing: `auto` packs where the language model can (see `mmcl.model.capability`); `packed` or `padded` insist.
         kernels: `lean` replaces modules of the language model by leaner forms where those give the same results (see
-            `mmcl.model.kernels` and `mmcl.model.attention`); `stock` leaves all as it is.
+            `mmcl.model.kernels` and `mmcl.model.attention`); `stock` leaves all as it is; `compiled` is stock through
+            `torch.compile`.
         max_length: longest sample in tokens; default: the language model's context.
         row_tokens: length of a packed row, for calls that do not say.
     """
@@ -88,6 +89,8 @@ class Assembly(nn.Module):
             lean_norms(language)
         self.apart = lean and self.packed and attend_by_document(language)
         self.adapters = Adapters(language, lora, lean=lean)
+        if kernels == "compiled":
+            language.compile(dynamic=True)  # rows differ in length
         self.set_trainable(train)
         self.eval()
 

@@ -99,7 +99,7 @@ class ModelSpec:
         packing: rows as trees of shared prefixes (`packed`), or one row per sample (`padded`); `auto` packs where the
             language model can.
         kernels: `lean` runs leaner forms of the language model's modules where they give the same results, `stock` runs
-            what transformers and peft have.
+            what transformers and peft have, `compiled` that through `torch.compile` (minutes at the start).
         max_length: longest prompt and answer, in tokens; None means what the language model takes.
     """
 
@@ -109,7 +109,7 @@ class ModelSpec:
     train: tuple[str, ...] = ("projector", "language.lora")
     prompt: PromptSpec = PromptSpec()
     packing: Literal["auto", "packed", "padded"] = "auto"
-    kernels: Literal["lean", "stock"] = "lean"
+    kernels: Literal["lean", "stock", "compiled"] = "lean"
     max_length: int | None = _bounded(None, least=1)
 
 

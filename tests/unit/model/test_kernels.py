@@ -70,6 +70,14 @@ def test_lean_is_stock(family: str) -> None:
     assert list(dict(lean.named_parameters())) == list(dict(stock.named_parameters()))
 
 
+@pytest.mark.gpu  # it runs on CPUs as well, but compiling takes minutes there
+def test_compiled_is_stock() -> None:
+    compiled, stock = assembled("compiled"), assembled("stock")
+    mine, reference = losses_and_gradients(compiled), losses_and_gradients(stock)
+    assert mine[0] == pytest.approx(reference[0], rel=1e-5)
+    assert distance(mine[1], reference[1]) < 1e-4
+
+
 def test_lean_is_stock_in_bfloat16() -> None:
     lean, stock, exact = assembled("lean", dtype="bf16"), assembled("stock", dtype="bf16"), assembled("stock")
     truth = losses_and_gradients(exact)
