@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmcl.data.types import Sample, Task
+from mmcl.model.features import preload
 from mmcl.model.generate import generate
 from mmcl.protocols import Batch, Metric, Prediction, Score
 
@@ -54,6 +55,7 @@ def evaluate_task(
     def track(rows: list[Batch]) -> Iterable[Batch]:
         return progress.track(rows, label=label, total=len(rows), unit="row")
 
+    preload(model, [[questions[k] for k in mine]], progress, label)
     answered = answer(model, methods, [questions[k] for k in mine], spec, track)
     answers = dict(zip(mine, answered, strict=True))
     if accelerator.num_processes > 1:

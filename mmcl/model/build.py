@@ -51,4 +51,5 @@ def build_model(
         prompt=Prompt(tokenizer, style=spec.prompt.style, system=spec.prompt.system),
         packing=spec.packing,
         max_length=spec.max_length,
+        features=spec.features,
     ).to(device or torch.device("cpu"))
