@@ -124,7 +124,7 @@ class Assembly(nn.Module):
     def renew_features(self) -> None:
         """Forget features of other weights, and take the encoder's fingerprint anew."""
         self.fingerprint = fingerprint(self.encoder, self.encoder_info.source)
-        self.features.renew(self.fingerprint)
+        self.features.renew(self.encoder, self.fingerprint)
 
     @property
     def encoder_trains(self) -> bool:
@@ -205,7 +205,7 @@ class Assembly(nn.Module):
         """Encoder output of each image, [T, W]; computed once per image while the encoder is frozen."""
         if self.encoder_trains:
             return list(encode(self.encoder, load_pixels(images, self.features.transform).to(self.device)))
-        if self.features.stale:
+        if self.features.stale(self.encoder):
             self.renew_features()
         found = self.features.get(images, self.device)
         return [found[image.digest] for image in images]

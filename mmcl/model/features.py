@@ -61,30 +61,31 @@ class Features:
     """
 
     def __init__(self, encoder: nn.Module, spec: FeaturesSpec, fingerprint: str) -> None:
-        info = cast(Encoder, encoder).info
-        self.encoder = encoder
         self.spec = spec
-        self.transform = cast(Encoder, encoder).transform()
         self.fingerprint = fingerprint
-        self.codec = Codec(spec.dtype, info.tokens, info.width)
         self._notes: dict[str, bool] = {}  # and whether it was told
         self._memory = FeatureCache()
-        self._store: FeatureStore | None = None
-        self._opened = False
         self._error = RoundingError()
-        self._state = self._tensors()
+        self._take(encoder)
 
-    def renew(self, fingerprint: str) -> None:
+    def renew(self, encoder: nn.Module, fingerprint: str) -> None:
         """Forget everything: the encoder changed."""
         self.fingerprint = fingerprint
+        self._take(encoder)
+
+    def _take(self, encoder: nn.Module) -> None:
+        info = cast(Encoder, encoder).info
+        self.encoder = encoder
+        self.transform = cast(Encoder, encoder).transform()
+        self.codec = Codec(self.spec.dtype, info.tokens, info.width)
         self._memory.clear()
-        self._store, self._opened = None, False
+        self._store: FeatureStore | None = None
+        self._opened = False
         self._state = self._tensors()
 
-    @property
-    def stale(self) -> bool:
-        """Whether the encoder's tensors were exchanged or written to since the fingerprint was taken."""
-        return self._state != self._tensors()
+    def stale(self, encoder: nn.Module) -> bool:
+        """Whether this is another encoder, or its tensors were exchanged or written to since the last `renew`."""
+        return encoder is not self.encoder or self._state != self._tensors()
 
     def get(self, images: Iterable[ImageSource], device: torch.device) -> dict[str, Tensor]:
         """Features [T, W] (float32, on the device) by digest; computed where there are none yet.
@@ -280,7 +281,7 @@ def preload(model: Assembly, samples: Iterable[Samples], progress: Progress, lab
     if not images:
         return
     features, device = model.features, model.device
-    if features.stale:
+    if features.stale(model.encoder):
         model.renew_features()
     todo = features.missing(images.values(), device)
     total = -(-len(todo) // features.batch_size(device))
