@@ -18,6 +18,7 @@ from mmcl.encoders.tiny import Tiny
 from mmcl.errors import UserError
 from mmcl.fetch import cache_folder
 from mmcl.model.features import Features, fingerprint
+from mmcl.model.identity import code_of
 from mmcl.recipe import registry
 from mmcl.recipe.spec import FeaturesSpec, PluginSpec
 
@@ -147,6 +148,18 @@ def test_outputs_tell_what_the_source_does_not(cache: Path, monkeypatch: pytest.
         Image.Image, "resize", lambda self, size, *_, box=None, **__: resize(self, size, Image.Resampling.NEAREST)
     )
     assert features_of(Tiny()).missing([picture(0)], CPU)
+
+
+def test_weights_and_source_count_even_where_the_outputs_on_the_probes_do_not_tell(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Tiny()
+    features_of(encoder).get([picture(0)], CPU)
+    assert Features(encoder, FeaturesSpec(), "other weights").missing([picture(0)], CPU)
+    code = code_of({"mmcl.encoders.lite0"})
+    assert {"mmcl.encoders.lite0", "mmcl.encoders.pooling", "mmcl.encoders.preprocess"} <= code.keys()
+    monkeypatch.setattr("mmcl.model.identity.code_of", lambda modules: {name: "edited" for name in modules})
+    assert features_of(encoder).missing([picture(0)], CPU)
 
 
 def test_changed_bytes_under_the_same_path(tmp_path: Path) -> None:
