@@ -206,6 +206,9 @@ def samples_hash(samples: Sequence[Sample]) -> str:
 def _plain_model(recipe: Recipe) -> Any:
     model = recipe.to_dict()["model"]
     model.pop("train")  # each stage has its own
+    dtype = model.pop("features")["dtype"]  # where they lie and how much of them changes no result
+    if dtype != "fp32":
+        model["features"] = dtype
     return model
 
 

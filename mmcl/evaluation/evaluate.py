@@ -12,6 +12,7 @@ from mmcl.data.types import Sample
 from mmcl.evaluation.choices import Choices
 from mmcl.evaluation.interval import interval
 from mmcl.evaluation.reuse import Known, Weights, question_key
+from mmcl.model.features import preload
 from mmcl.model.generate import generate
 from mmcl.model.likelihood import most_likely
 from mmcl.protocols import Batch, Metric, Prediction, Route, Score
@@ -99,6 +100,7 @@ def evaluate_task(
         return progress.track(rows, label=label, total=len(rows), unit="row")
 
     own = [questions[k] for k in mine]
+    preload(model, [own], progress, label)
     routes = methods.select(model, own)
     keys, found = _look_up(model, own, routes, spec, choices, earlier)
     todo = [k for k, known in enumerate(found) if known is None]

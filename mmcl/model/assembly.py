@@ -18,15 +18,14 @@ from mmcl.errors import UserError
 from mmcl.model.adapters import Adapters
 from mmcl.model.attention import Layout, attend_by_document, documents_apart, layout_of
 from mmcl.model.capability import context_length, packs
-from mmcl.model.features import FeatureCache, fingerprint, load_pixels
+from mmcl.model.features import IN_MEMORY, Features, encode, fingerprint, load_pixels
 from mmcl.model.kernels import lean_norms
 from mmcl.model.packing import Item, expand, pack, padded
 from mmcl.model.parts import select_parameters
 from mmcl.model.prompt import Prompt
 from mmcl.protocols import BASE, Batch, Encoder, EncoderInfo, Output, Projector, Route
-from mmcl.recipe.spec import LoRASpec
+from mmcl.recipe.spec import FeaturesSpec, LoRASpec
 
-ENCODE_BATCH = 32
 CALIBRATION_IMAGES = 256
 
 
@@ -47,6 +46,7 @@ class Assembly(nn.Module):
             `torch.compile`.
         max_length: longest sample in tokens; default: the language model's context.
         row_tokens: length of a packed row, for calls that do not say.
+        features: where the outputs of a frozen encoder are kept; default: in memory.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Assembly(nn.Module):
         kernels: str = "lean",
         max_length: int | None = None,
         row_tokens: int = 1024,
+        features: FeaturesSpec = IN_MEMORY,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -79,8 +80,7 @@ class Assembly(nn.Module):
         self.row_tokens = row_tokens
         self.recipe_train = tuple(train)
         self.max_new_tokens = 16
-        self._features = FeatureCache()
-        self._transform = cast(Encoder, encoder).transform()
+        self.features = Features(encoder, features, self.fingerprint)
         self._changed: set[str] = set()
         for parameter in self.parameters():
             parameter.requires_grad_(False)
@@ -118,7 +118,7 @@ class Assembly(nn.Module):
         """
         chosen = select_parameters(dict(self.named_parameters()), patterns)
         if self.encoder_trains:  # until now: its features and its identity may have changed
-            self._renew_features()
+            self.renew_features()
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in chosen)
             if name not in chosen:
@@ -133,10 +133,10 @@ class Assembly(nn.Module):
             self.encoder.eval()
         return self
 
-    def _renew_features(self) -> None:
+    def renew_features(self) -> None:
         """Forget features of other weights, and take the encoder's fingerprint anew."""
-        self._features.clear()
         self.fingerprint = fingerprint(self.encoder, self.encoder_info.source)
+        self.features.renew(self.encoder, self.fingerprint)
 
     @property
     def encoder_trains(self) -> bool:
@@ -209,44 +209,18 @@ class Assembly(nn.Module):
                 own[name].copy_(tensor)
         self._changed |= set(tensors) & set(dict(self.named_parameters()))
         if any(name.startswith("encoder.") for name in tensors):
-            self._renew_features()
+            self.renew_features()
 
     # -------------------------------------------------------------------------------------------------- features
 
     def image_features(self, images: Sequence[ImageSource]) -> list[Tensor]:
         """Encoder output of each image, [T, W]; computed once per image while the encoder is frozen."""
         if self.encoder_trains:
-            return list(self._encode(images))
-        found: dict[str, Tensor] = {}
-        missing: dict[str, ImageSource] = {}
-        for image in images:
-            features = self._features.get(image.digest)
-            if features is None:
-                features = image.stored_features(self.fingerprint)
-            if features is not None:
-                found[image.digest] = features.to(self.device, torch.float32)
-            else:
-                missing[image.digest] = image
-        todo = list(missing.values())
-        with torch.no_grad():
-            for start in range(0, len(todo), ENCODE_BATCH):
-                chunk = todo[start : start + ENCODE_BATCH]
-                for image, features in zip(chunk, self._encode(chunk), strict=True):
-                    found[image.digest] = features.clone()
-                    self._features.put(image.digest, found[image.digest])
+            return list(encode(self.encoder, load_pixels(images, self.features.transform).to(self.device)))
+        if self.features.stale(self.encoder):
+            self.renew_features()
+        found = self.features.get(images, self.device)
         return [found[image.digest] for image in images]
-
-    def _encode(self, images: Sequence[ImageSource]) -> Tensor:
-        features: Tensor = self.encoder(load_pixels(images, self._transform, self.device)).float()
-        info = self.encoder_info
-        if tuple(features.shape) != (len(images), info.tokens, info.width):
-            raise UserError(
-                f"the encoder promised [{len(images)}, {info.tokens}, {info.width}] (images, tokens, width), "
-                f"but forward gave {list(features.shape)}",
-                where=f"encoder {type(self.encoder).__name__}",
-                hint="make `info` say what `forward` returns",
-            )
-        return features
 
     def calibrate(self, samples: Samples) -> None:
         """Let the projector measure the encoder's features on the first images of a training set, if it wants to.

@@ -52,4 +52,5 @@ def build_model(
         packing=spec.packing,
         kernels=spec.kernels,
         max_length=spec.max_length,
+        features=spec.features,
     ).to(device or torch.device("cpu"))

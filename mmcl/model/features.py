@@ -1,29 +1,230 @@
-"""Encoder outputs of a frozen encoder are constants: computed once per image content, then looked up."""
+"""Encoder outputs of a frozen encoder are constants: computed once per image content, then looked up.
+
+What is computed goes through batches of one shape, the last one filled up with zeros. The kernels of a CPU then give
+each image the same bits whatever lies beside it (tested for the encoders here), so that a run's results do not depend
+on what was computed before it and what now. Batches of another size may differ in the last bit.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+import os
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from mmcl.data.types import ImageSource
+from mmcl.data.images import EncodedImage, decode
+from mmcl.data.types import ImageSource, Samples
 from mmcl.errors import UserError
+from mmcl.fetch import cache_folder
+from mmcl.model.identity import identity, key_of, options_of
+from mmcl.model.rounding import Codec, RoundingError
+from mmcl.model.store import FeatureStore
+from mmcl.protocols import Encoder
+from mmcl.recipe.spec import FeaturesSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mmcl.model.assembly import Assembly
+    from mmcl.progress import Progress
+
+IN_MEMORY = FeaturesSpec(store=False)
+FORMAT = 1
+
+# Pixels per batch, over all of its images: small images fill a batch by their number.
+_CPU_PIXELS, _GPU_PIXELS = 2**19, 2**22
+_READERS = min(4, os.cpu_count() or 1)
+
 
 def fingerprint(encoder: nn.Module, source: str) -> str:
-    """SHA-256 of the encoder's source and every tensor of its state: another encoder never has the same."""
-    digest = hashlib.sha256(source.encode())
+    """SHA-256 of the encoder's source, its class and plain options, and every tensor of its state."""
+    digest = hashlib.sha256(f"{source} {options_of(encoder)}".encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+class Features:
+    """Features of a frozen encoder: on disk, or in memory where there is no store or no room in it.
+
+    Args:
+        encoder: follows `mmcl.protocols.Encoder`.
+        spec: of the recipe.
+        fingerprint: of the encoder.
+    """
+
+    def __init__(self, encoder: nn.Module, spec: FeaturesSpec, fingerprint: str) -> None:
+        self.spec = spec
+        self.fingerprint = fingerprint
+        self._notes: dict[str, bool] = {}  # and whether it was told
+        self._memory = FeatureCache()
+        self._error = RoundingError()
+        self._take(encoder)
+
+    def renew(self, encoder: nn.Module, fingerprint: str) -> None:
+        """Forget everything: the encoder changed."""
+        self.fingerprint = fingerprint
+        self._take(encoder)
+
+    def _take(self, encoder: nn.Module) -> None:
+        info = cast(Encoder, encoder).info
+        self.encoder = encoder
+        self.transform = cast(Encoder, encoder).transform()
+        self.codec = Codec(self.spec.dtype, info.tokens, info.width)
+        self._memory.clear()
+        self._store: FeatureStore | None = None
+        self._opened = False
+        self._state = self._tensors()
+
+    def stale(self, encoder: nn.Module) -> bool:
+        """Whether this is another encoder, or its tensors were exchanged or written to since the last `renew`."""
+        return encoder is not self.encoder or self._state != self._tensors()
+
+    def get(self, images: Iterable[ImageSource], device: torch.device) -> dict[str, Tensor]:
+        """Features [T, W] (float32, on the device) by digest; computed where there are none yet.
+
+        Raises:
+            UserError: an image can't be read; the encoder breaks its promise.
+        """
+        wanted = {image.digest: image for image in images}
+        found: dict[str, Tensor] = {}
+        for digest, image in wanted.items():
+            kept = image.stored_features(self.fingerprint)
+            if kept is None:
+                kept = self._memory.get(digest)
+            if kept is not None:
+                found[digest] = kept
+        self._open(device)
+        if self._store is not None and len(found) < len(wanted):
+            found |= self._store.get([digest for digest in wanted if digest not in found])
+        for made in self._compute([image for digest, image in wanted.items() if digest not in found], device):
+            found |= made
+        return {digest: features.to(device, torch.float32) for digest, features in found.items()}
+
+    def missing(self, images: Iterable[ImageSource], device: torch.device) -> list[ImageSource]:
+        """Those, each once, whose features must be computed."""
+        self._open(device)
+        wanted = {
+            image.digest: image
+            for image in images
+            if image.digest not in self._memory and image.stored_features(self.fingerprint) is None
+        }
+        return [wanted[digest] for digest in self._store.missing(wanted)] if self._store else list(wanted.values())
+
+    def fill(self, images: Sequence[ImageSource], device: torch.device) -> Iterator[int]:
+        """Compute and keep features of different images, batch by batch; yields the size of each batch."""
+        for made in self._compute(images, device):
+            yield len(made)
+
+    def batch_size(self, device: torch.device) -> int:
+        """Images per batch: the same for every call on a kind of device."""
+        side = cast(Encoder, self.encoder).info.image_size
+        budget = _CPU_PIXELS if device.type == "cpu" else _GPU_PIXELS
+        exponent: int = (budget // side**2).bit_length() - 1
+        return 1 << max(2, min(6, exponent))
+
+    def tell(self, notify: Callable[[str], None]) -> None:
+        """Say, once, what became of the store and what rounding costs."""
+        error = self._store.error if self._store is not None else self._error
+        if self.spec.dtype != "fp32" and error.images:
+            self._note(
+                f"image features kept as {self.spec.dtype}: off by {error.relative:.2%} (root mean square), by at most "
+                f"{error.largest:.2%} of a token's largest value; measured on {error.images} images"
+            )
+        for note, told in self._notes.items():
+            if not told:
+                notify(note)
+        self._notes = dict.fromkeys(self._notes, True)
+
+    # ------------------------------------------------------------------------------------------------------ inside
+
+    def _compute(self, images: Sequence[ImageSource], device: torch.device) -> Iterator[dict[str, Tensor]]:
+        """Features [T, W] by digest (float32, CPU) of each batch, as the store gives them back."""
+        for batch, pixels in read_ahead(images, self.transform, self.batch_size(device)):
+            exact = self._encode(pixels, device)
+            records = self.codec.encode(exact)
+            rounded = self.codec.decode(records)
+            error = RoundingError()
+            if self.spec.dtype != "fp32":
+                error.measure(exact, rounded)
+                self._error.add(error)
+            digests = [image.digest for image in batch]
+            made = dict(zip(digests, rounded, strict=True))
+            if not self._keep(lambda store: store.put(digests, records, error)):  # noqa: B023 (called at once)
+                for digest, features in made.items():
+                    self._memory.put(digest, features.clone())
+            yield made
+
+    def _encode(self, pixels: Sequence[Tensor], device: torch.device) -> Tensor:
+        """Pixels, each [3, H, W] -> features [I, T, W] (float32, CPU), in batches of one shape."""
+        size = self.batch_size(device)
+        parts = []
+        for start in range(0, len(pixels), size):
+            chunk = torch.stack(list(pixels[start : start + size]))
+            full = torch.cat([chunk, chunk.new_zeros(size - len(chunk), *chunk.shape[1:])]).to(device)
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                parts.append(encode(self.encoder, full)[: len(chunk)].cpu())
+        return torch.cat(parts)
+
+    def _open(self, device: torch.device) -> None:
+        """Find the folder for this encoder, once, when the first image comes."""
+        if self._opened:
+            return
+        self._opened = True
+        if not self.spec.store:
+            return
+        about = identity(self.encoder, self.transform, self.fingerprint, lambda pixels: self._encode(pixels, device))
+        about |= {"format": FORMAT, "dtype": self.spec.dtype}
+        try:
+            self._store = FeatureStore(
+                cache_folder() / "features",
+                key_of(about),
+                self.codec,
+                limit_bytes=int(self.spec.limit_gb * 1e9),
+                about=about,
+            )
+        except OSError as error:
+            self._without(error)
+
+    def _keep(self, write: Callable[[FeatureStore], bool]) -> bool:
+        """Write into the store, if there is one that can be written."""
+        if self._store is None:
+            return False
+        try:
+            kept = write(self._store)
+        except OSError as error:
+            self._without(error)
+            return False
+        if not kept:
+            self._note(
+                f"the features of this run's images are more than model.features.limit_gb: {self.spec.limit_gb:g}; "
+                "the rest are kept in memory as far as they fit"
+            )
+        return kept
+
+    def _without(self, error: OSError) -> None:
+        self._store = None
+        self._note(
+            f"image features are kept in memory alone: {error}; set MMCL_CACHE to a folder that you may write in, "
+            "with room, or set model.features.store: false"
+        )
+
+    def _note(self, text: str) -> None:
+        self._notes.setdefault(text, False)
+
+    def _tensors(self) -> list[tuple[int, int]]:
+        """Address and version of each tensor of the encoder: whoever writes to one or exchanges it changes these."""
+        return [
+            (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+            for tensor in chain(self.encoder.parameters(), self.encoder.buffers())
+        ]
 
 
 class FeatureCache:
@@ -37,6 +238,9 @@ class FeatureCache:
         self.limit_bytes = limit_bytes
         self.bytes = 0
         self._items: OrderedDict[str, Tensor] = OrderedDict()
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._items
 
     def get(self, digest: str) -> Tensor | None:
         """Features [T, W], or None."""
@@ -62,16 +266,90 @@ class FeatureCache:
         self.bytes = 0
 
 
-def load_pixels(images: Sequence[ImageSource], transform: Callable[[Image], Tensor], device: torch.device) -> Tensor:
-    """Open and transform images: float32 [I, 3, H, W] on the device."""
-    pixels: list[Tensor] = []
-    for image in images:
-        tensor = transform(image.open())
-        if pixels and tensor.shape != pixels[0].shape:
-            raise UserError(
-                f"the transform made {tuple(tensor.shape)}, but {tuple(pixels[0].shape)} for another image",
-                where=image.name,
-                hint="an encoder's transform must give every image the same size",
-            )
-        pixels.append(tensor)
-    return torch.stack(pixels).to(device)
+def preload(model: Assembly, samples: Iterable[Samples], progress: Progress, label: str) -> None:
+    """Encode images once, ahead of their use, while the encoder is frozen.
+
+    Args:
+        model: keeps the features.
+        samples: lists of samples; images may come many times.
+        progress: shows the batches.
+        label: of the work.
+    """
+    if model.encoder_trains:
+        return
+    images = {image.digest: image for each in samples for sample in each for image in sample.images}
+    if not images:
+        return
+    features, device = model.features, model.device
+    if features.stale(model.encoder):
+        model.renew_features()
+    todo = features.missing(images.values(), device)
+    total = -(-len(todo) // features.batch_size(device))
+    for _ in progress.track(features.fill(todo, device), label=f"encode {label}", total=total, unit="batch of images"):
+        pass
+    features.tell(progress.message)
+
+
+def encode(encoder: nn.Module, pixels: Tensor) -> Tensor:
+    """Pixels [I, 3, H, W] -> features [I, T, W], float32.
+
+    Raises:
+        UserError: the encoder's `info` promised another shape.
+    """
+    features: Tensor = encoder(pixels).float()
+    info = cast(Encoder, encoder).info
+    if tuple(features.shape) != (len(pixels), info.tokens, info.width):
+        raise UserError(
+            f"the encoder promised [{len(pixels)}, {info.tokens}, {info.width}] (images, tokens, width), "
+            f"but forward gave {list(features.shape)}",
+            where=f"encoder {type(encoder).__name__}",
+            hint="make `info` say what `forward` returns",
+        )
+    return features
+
+
+def load_pixels(images: Sequence[ImageSource], transform: Callable[[Image], Tensor]) -> Tensor:
+    """Open and transform images: float32 [I, 3, H, W]."""
+    (loaded,) = (pixels for _, pixels in read_ahead(images, transform, len(images)))
+    return torch.stack(loaded)
+
+
+def read_ahead(
+    images: Sequence[ImageSource], transform: Callable[[Image], Tensor], size: int
+) -> Iterator[tuple[Sequence[ImageSource], list[Tensor]]]:
+    """Batches of images with their pixels [3, H, W]; threads read the next batch while the caller works on this one.
+
+    Raises:
+        UserError: an image can't be read or has changed since its digest was taken; the transform gives several sizes.
+    """
+    batches = [images[start : start + size] for start in range(0, len(images), size)]
+    if not batches:
+        return
+    pool = ThreadPoolExecutor(min(_READERS, len(images)), thread_name_prefix="mmcl-images")
+    pending: deque[list[Future[Tensor]]] = deque()
+    shape: Any = None
+    try:
+        for number, batch in enumerate(batches):
+            for ahead in batches[number + len(pending) : number + 2]:
+                pending.append([pool.submit(_pixels, image, transform) for image in ahead])
+            pixels = [future.result() for future in pending.popleft()]
+            for image, tensor in zip(batch, pixels, strict=True):
+                shape = shape or tensor.shape
+                if tensor.shape != shape:
+                    raise UserError(
+                        f"the transform made {tuple(tensor.shape)}, but {tuple(shape)} for another image",
+                        where=image.name,
+                        hint="an encoder's transform must give every image the same size",
+                    )
+            yield batch, pixels
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pixels(image: ImageSource, transform: Callable[[Image], Tensor]) -> Tensor:
+    if not isinstance(image, EncodedImage):
+        return transform(image.open())
+    data = image.read()
+    if hashlib.sha256(data).hexdigest() != image.digest:  # its features would be kept under the old content's name
+        raise UserError("the image was changed after it was first read", where=image.where, hint="run it again")
+    return transform(decode(data, image.where))

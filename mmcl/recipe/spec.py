@@ -87,6 +87,22 @@ class PromptSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FeaturesSpec:
+    """Where the outputs of a frozen encoder are kept.
+
+    Attributes:
+        store: on disk, in the folder MMCL_CACHE, for all runs that use the same encoder; false keeps them in memory.
+        dtype: number format. `fp32` is exact; `fp16` takes half and `int8` a quarter of the room, and what they lose is
+            measured and told.
+        limit_gb: largest size of the store in 10^9 bytes, all encoders together; what was unused longest goes first.
+    """
+
+    store: bool = True
+    dtype: Literal["fp32", "fp16", "int8"] = "fp32"
+    limit_gb: float = _bounded(4.0, above=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """The assembly: encoder -> projector -> language model.
 
@@ -101,6 +117,7 @@ class ModelSpec:
         kernels: `lean` runs leaner forms of the language model's modules where they give the same results, `stock` runs
             what transformers and peft have, `compiled` that through `torch.compile` (minutes at the start).
         max_length: longest prompt and answer, in tokens; None means what the language model takes.
+        features: where the outputs of a frozen encoder are kept.
     """
 
     encoder: PluginSpec
@@ -111,6 +128,7 @@ class ModelSpec:
     packing: Literal["auto", "packed", "padded"] = "auto"
     kernels: Literal["lean", "stock", "compiled"] = "lean"
     max_length: int | None = _bounded(None, least=1)
+    features: FeaturesSpec = FeaturesSpec()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from torch import nn
 
 from mmcl.data.types import Sample, Samples, Task
 from mmcl.errors import UserError
+from mmcl.model.features import preload
 from mmcl.model.parts import part_of
 from mmcl.protocols import Batch, Objective
 from mmcl.training.methods import TASK_LOSS, Methods
@@ -160,17 +161,6 @@ def make_schedule(optimiser: torch.optim.Optimizer, spec: TrainSpec, steps: int)
         return 1.0 - done if spec.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
 
     return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-
-
-def preload(model: Assembly, plan: Sequence[Sequence[Sample]], progress: Progress, label: str) -> None:
-    """Encode the stage's images once, ahead of the steps, while the encoder is frozen."""
-    if model.encoder_trains:
-        return
-    images = {image.digest: image for samples in plan for sample in samples for image in sample.images}
-    ordered = list(images.values())
-    chunks = [ordered[start : start + 64] for start in range(0, len(ordered), 64)]
-    for chunk in progress.track(chunks, label=f"encode {label}", total=len(chunks), unit="batch of images"):
-        model.image_features(chunk)
 
 
 Given = TypeVar("Given")

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from mmcl.errors import UserError
+from mmcl.model.features import IN_MEMORY
 from mmcl.model.parts import select_parameters
 from mmcl.progress import Progress
 from mmcl.recipe.spec import TrainSpec
@@ -91,7 +92,8 @@ class Normed(nn.Module):
 def test_a_frozen_encoder_is_not_moved_by_training_mode() -> None:
     model = tiny_assembly()
     model.encoder = Normed(model.encoder).eval()
-    model._features.limit_bytes = 0  # every step encodes anew
+    model.features.spec = IN_MEMORY
+    model.features._memory.limit_bytes = 0  # every step encodes anew
     model.set_trainable(("projector",))
     before = {name: buffer.clone() for name, buffer in model.named_buffers() if "running" in name}
     assert before

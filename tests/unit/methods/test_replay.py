@@ -433,8 +433,7 @@ def test_features_mode_reads_no_pixels() -> None:
         fresh.forward(batch)
     for parameter in fresh.encoder.parameters():
         parameter.data += 1
-    fresh.fingerprint = "0" * 64
-    fresh._features.clear()
+    fresh.renew_features()
     with pytest.raises(UserError, match="features come from the encoder"):
         for batch in fresh.pack(replayed, [BASE] * len(replayed)):
             fresh.forward(batch)
