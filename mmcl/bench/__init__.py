@@ -1,0 +1,1 @@
+"""mmcl against what people use today, in one run: the command `mmcl bench`."""
