@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Sequence
@@ -72,16 +73,21 @@ def unseen(samples: Samples, salt: str) -> list[Sample]:
 
 
 def _tasks(cell: Cell, wanted: int) -> Sequence[Task]:
-    if cell.stream == "easy_vqa":
-        per_image = min(cell.questions or 8, 8)
-        images = max(64, 4 * math.ceil(wanted / per_image)) if cell.questions else max(64, math.ceil(wanted / 6))
+    return _tasks_of(cell.stream, cell.questions, cell.seed, wanted)
+
+
+@functools.lru_cache(maxsize=4)  # the cells of a grid share them, and the questions of easy-VQA take a second to read
+def _tasks_of(stream_name: str, questions: int | None, seed: int, wanted: int) -> Sequence[Task]:
+    if stream_name == "easy_vqa":
+        per_image = min(questions or 8, 8)
+        images = max(64, 4 * math.ceil(wanted / per_image)) if questions else max(64, math.ceil(wanted / 6))
         spec = PluginSpec("easy_vqa", {"captions": False, "images": min(images, 4000)})
     else:
-        questions = cell.questions or SHAPES_QUESTIONS
-        size = (math.ceil(wanted / 6 / questions) + 1) * questions  # there are six tasks with images
-        options = {"questions_per_image": questions, "train_size": size, "test_size": size}
+        asked = questions or SHAPES_QUESTIONS
+        size = (math.ceil(wanted / 6 / asked) + 1) * asked  # there are six tasks with images
+        options = {"questions_per_image": asked, "train_size": size, "test_size": size}
         spec = PluginSpec("shapes", options)
-    stream = registry.build("streams", spec, Path(), seed=cell.seed)
+    stream = registry.build("streams", spec, Path(), seed=seed)
     tasks: Sequence[Task] = stream.tasks()
     return tasks
 

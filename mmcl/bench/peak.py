@@ -10,8 +10,8 @@ The floating-point operations that one optimiser step needs (multiply and add co
 - `targets`: supervised positions; only these go through the head (V x D): 2 forward, 2 backward;
 - `pairs`: (query, key) pairs of which one sees the other; two products forward and four backward in each layer, over
   H heads of width d;
-- `visual`: visual tokens of the row's images, each image once; `J`: weights of the projector's linear layers: 2 forward,
-  4 backward; its first layer (`J_first`) needs no gradient of its input.
+- `visual`: visual tokens of the row's images, each image once; `J`: weights of the projector's linear layers:
+  2 forward, 4 backward; its first layer (`J_first`) needs no gradient of its input.
 
 The encoder is frozen and its output cached: not counted. Norms, softmax, rotations, the optimiser: not counted.
 """

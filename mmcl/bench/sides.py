@@ -39,9 +39,7 @@ def model_spec(cell: Cell) -> ModelSpec:
         grid = math.isqrt(cell.image_tokens)
         encoder = PluginSpec("lite0", {"image_size": cell.image_size, "grid": grid})
         language = LanguageSpec("smollm2-135m-instruct", lora=LoRASpec(rank=16), dtype=dtype)
-    return ModelSpec(
-        encoder=encoder, projector=PluginSpec("mlp"), language=language, prompt=PromptSpec(style="plain")
-    )
+    return ModelSpec(encoder=encoder, projector=PluginSpec("mlp"), language=language, prompt=PromptSpec(style="plain"))
 
 
 def ask_for_stock_modules(spec: ModelSpec) -> ModelSpec:
@@ -74,7 +72,7 @@ def objective_of_answers() -> Objective:
 
 
 def build_ours(cell: Cell, samples: Samples) -> Assembly:
-    """mmcl's side, its projector calibrated; adapters are not at their no-op start, so that all of them count."""
+    """The Assembly, its projector calibrated; adapters are not at their no-op start, so that all of them count."""
     model = build_model(model_spec(cell), folder=Path(), seed=cell.seed, device=torch.device(cell.device))
     model.calibrate(samples)
     model.max_new_tokens = cell.max_new_tokens

@@ -23,7 +23,7 @@ LOSS_BOUND = {"fp32": 1e-4, "bf16": 2e-2}
 """Largest relative difference of the first step's loss."""
 GRADIENT_BOUND = {"fp32": 1e-3, "bf16": 2e-1}
 """Largest relative difference (norm) of the first step's gradient; bfloat16 has 8 bits."""
-PEER_NAMES = {"hf": "HF Trainer, padded rows", "trl": "TRL SFTTrainer, padded rows"}
+PEER_NAMES = {"hf": "HF Trainer", "trl": "TRL SFTTrainer"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -121,9 +121,7 @@ class Comparison:
 
     def _their_step(self) -> tuple[float, dict[str, Tensor]]:
         cell, total = self.cell, 0.0
-        chunks = [
-            list(range(start, start + cell.micro_batch)) for start in range(0, cell.batch_size, cell.micro_batch)
-        ]
+        chunks = [list(range(start, start + cell.micro_batch)) for start in range(0, cell.batch_size, cell.micro_batch)]
         count = sum(sum(self.rows.items[index].supervised) for chunk in chunks for index in chunk)
         for chunk in chunks:
             batch = {key: value.to(cell.device) for key, value in self.rows.collate(chunk).items()}
@@ -214,11 +212,9 @@ class Comparison:
                         )
                     )
         step = [value / cell.steps for value in seconds["cached"]]
-        rows.append(row(cell, "time of a step, loop", "bare loop", "s", step, [value / cell.steps for value in bare]))
+        rows.append(row(cell, "time of a step", "bare loop", "s", step, [value / cell.steps for value in bare]))
         speed = [self.flops.of(flat) / value / 1e9 for value in seconds["cached"]]
-        rows.append(
-            row(cell, "share of the peak", "matrix product", "GFLOP/s", speed, [peak / 1e9] * len(speed))
-        )
+        rows.append(row(cell, "share of the peak", "matrix product", "GFLOP/s", speed, [peak / 1e9] * len(speed)))
         return rows
 
     def finish(self) -> None:
@@ -275,4 +271,3 @@ def row(
 
 def _gradient(parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
     return {name: p.grad.detach().float().clone() for name, p in parameters.items() if p.grad is not None}
-

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
+import io
 import random
 import tempfile
 import time
@@ -187,7 +189,6 @@ def _arguments(kind: str, cell: Cell, folder: str, clip: float) -> Any:
         "per_device_train_batch_size": cell.micro_batch,
         "gradient_accumulation_steps": cell.batch_size // cell.micro_batch,
         "max_grad_norm": clip,
-        "gradient_checkpointing": False,
         "bf16": False,  # the base's weights have the wanted type already
         "use_cpu": cell.device == "cpu",
         "train_sampling_strategy": "sequential",  # the rows lie in the order of the optimiser steps
@@ -198,9 +199,12 @@ def _arguments(kind: str, cell: Cell, folder: str, clip: float) -> Any:
         "disable_tqdm": True,
         "seed": cell.seed,
     }
-    if kind == "hf":
-        from transformers import TrainingArguments
+    from transformers import TrainingArguments
 
+    # Renamed in transformers 5. TRL's default is on, which saves memory and costs time: off for both.
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    keywords[("activation" if "activation_checkpointing" in names else "gradient") + "_checkpointing"] = False
+    if kind == "hf":
         return TrainingArguments(**keywords)
     from trl import SFTConfig
 
@@ -211,9 +215,9 @@ def _trainer(kind: str, **keywords: Any) -> Any:
     """The trainer, which also keeps the loss of each micro-batch and reads the clock around its steps."""
     base: Any
     if kind == "hf":
-        from transformers import Trainer as base  # noqa: N813
+        from transformers import Trainer as base
     else:
-        from trl import SFTTrainer as base  # noqa: N813
+        from trl import SFTTrainer as base
     from transformers import TrainerCallback
 
     device = "cpu" if keywords["args"].use_cpu else "cuda"
@@ -247,7 +251,5 @@ def _trainer(kind: str, **keywords: Any) -> Any:
 @contextlib.contextmanager
 def _no_output() -> Iterator[None]:
     """Trainers print a summary on standard output, where a JSON document may be wanted."""
-    import io
-
     with contextlib.redirect_stdout(io.StringIO()):
         yield
