@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmcl.cli_bench import bench
 from mmcl.cli_output import (
     DONE,
     INTERRUPTED,
@@ -22,13 +23,12 @@ from mmcl.cli_output import (
     print_problems,
     print_result,
     print_table,
+    show_progress,
 )
 from mmcl.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from mmcl.progress import Progress
 
 app = typer.Typer(
     add_completion=False,
@@ -99,7 +99,7 @@ def run(
     folder = out if out is not None else Path("runs") / loaded.name
     from mmcl.experiment import Experiment
 
-    with _progress() as progress:
+    with show_progress() as progress:
         Experiment(loaded, folder, progress=progress).run(variant)
     return _report(folder)
 
@@ -153,7 +153,7 @@ def evaluate(
     _run_folder(run)
     from mmcl import revisit
 
-    with _progress() as progress:
+    with show_progress() as progress:
         document = revisit.evaluate(run, stage=stage, task=task, variant=variant, sample=sample, progress=progress)
 
     def show(console: Console) -> None:
@@ -187,7 +187,7 @@ def ask(
         raise UserError("there is no such image", where=str(image))
     from mmcl import revisit
 
-    with _progress() as progress:
+    with show_progress() as progress:
         rows = revisit.ask(run, image=image, question=question, stage=stage, variant=variant, progress=progress)
     return Result(rows, lambda console: print_table(console, ("stage", "answer", "route"), rows))
 
@@ -249,7 +249,7 @@ def fetch(
     """
     from mmcl import fetch as fetching
 
-    with _progress() as progress:
+    with show_progress() as progress:
         folder = fetching.fetch(name, progress.message)
     return Result({"name": name, "folder": str(folder)}, lambda console: console.print(str(folder), markup=False))
 
@@ -315,18 +315,10 @@ def score(
     return Result(document, show)
 
 
+app.command()(bench)
+
+
 # ------------------------------------------------------------------------------------------------------------- helpers
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    from mmcl.progress import Progress
-
-    progress = Progress()
-    try:
-        yield progress
-    finally:
-        progress.close()
 
 
 def _run_folder(folder: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from mmcl.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from mmcl.progress import Progress
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full disk, used-up quota, limit on a file's size
 DONE, OUR_FAULT, YOUR_MISTAKE, INTERRUPTED = 0, 1, 2, 130
@@ -32,6 +35,18 @@ class Result:
     document: Any
     show: Callable[[Console], None]
     code: int = DONE
+
+
+@contextlib.contextmanager
+def show_progress() -> Iterator[Progress]:
+    """Bars on standard error while a command works."""
+    from mmcl.progress import Progress
+
+    progress = Progress()
+    try:
+        yield progress
+    finally:
+        progress.close()
 
 
 def print_result(result: Result, *, as_json: bool) -> None:

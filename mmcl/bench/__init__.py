@@ -1,1 +1,1 @@
-"""mmcl against what people use today, measured in one run."""
+"""mmcl against what people use today, in one run: the command `mmcl bench`."""

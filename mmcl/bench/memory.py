@@ -1,0 +1,56 @@
+"""Peak memory of training on each side, in fresh processes that run one after another."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mmcl.bench.options import Cell
+from mmcl.bench.train import PEER_NAMES, row
+
+STEPS = 2
+MIB = 1024.0**2
+
+
+def measure(cell: Cell, peers: Sequence[str], say: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
+    """Rows of the document: of the whole process, and of what training takes beyond the loaded model."""
+    short = dataclasses.replace(cell, steps=min(cell.steps, STEPS))
+    found = {side: peak_of(short, side) for side in ("ours", *peers)}
+    say(f"memory, {cell.label}: measured")
+    rows = []
+    for kind in peers:
+        ours, theirs = found["ours"], found[kind]
+        for work, mine, other in (
+            ("peak memory", ours["peak"], theirs["peak"]),
+            (
+                "peak memory beyond the loaded model",
+                ours["peak"] - ours["loaded"],
+                theirs["peak"] - theirs["loaded"],
+            ),
+        ):
+            # where training fits into what loading left free there is nothing to divide by
+            rows.append(row(cell, work, PEER_NAMES[kind], "MiB", [mine / MIB], [max(other, 1) / MIB]))
+    return rows
+
+
+def peak_of(cell: Cell, side: str) -> dict[str, int]:
+    """Bytes after loading and at the peak, of one side in a fresh process.
+
+    Raises:
+        RuntimeError: the process failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "mmcl.bench.worker"],
+        input=json.dumps({"cell": cell.document(), "side": side}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"the process that measures the memory of `{side}` failed:\n{done.stderr[-4000:]}")
+    found: dict[str, int] = json.loads(done.stdout)
+    return found
