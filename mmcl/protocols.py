@@ -1,9 +1,7 @@
-"""The whole plug-in contract on one page: Encoder, Projector, Method, Metric, Format, Stream, Objective.
+"""The whole plug-in contract on one page; plug-ins import this module and `mmcl.data.types`, nothing else of mmcl.
 
 Shapes use one legend: B rows of a batch, L positions of a row, N supervised positions of a batch, V vocabulary,
 I images, T visual tokens of one image, W width of the encoder, D width of the language model.
-
-Plug-ins import this module and `mmcl.data.types`, nothing else of mmcl.
 """
 
 from __future__ import annotations
@@ -265,7 +263,7 @@ class Method:
         return samples
 
     def assign(self, model: Model, samples: Samples) -> Sequence[Route] | None:
-        """Routes of training samples (their task may be read). None: no opinion. Asked one step ahead, on a thread."""
+        """Routes of training samples (their task may be read), asked one step ahead, on a thread. None: no opinion."""
         return None
 
     def needs_hidden(self) -> bool:

@@ -333,7 +333,7 @@ class Assembly(nn.Module):
 
     def layout(self, batch: Batch, mask: Tensor) -> Layout | None:
         """The documents of a packed row, for attention that takes them apart; None where it does not."""
-        return layout_of(mask, batch.lengths) if self.apart else None
+        return layout_of(mask, batch.lengths) if self.apart and self.packed else None
 
     def forward(self, batch: Batch, *, hidden: bool = False) -> Output:
         """Run a batch. Only the supervised positions go through the language model's head."""

@@ -15,8 +15,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 NAME = "mmcl_documents"
 SHORT = 512
@@ -138,6 +139,7 @@ def attend_by_document(language: PreTrainedModel) -> bool:
         expected = language(**row).logits.float()
         wrong = language(**unmasked).logits.float()
         AttentionInterface.register(NAME, attend)
+        AttentionMaskInterface.register(NAME, sdpa_mask)  # for masks that say which tokens are padding
         language.set_attn_implementation(NAME)
         # Without the row's mask, only a model whose every layer asks `attend` can come out right.
         with documents_apart(layout):

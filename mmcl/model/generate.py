@@ -5,6 +5,7 @@ decodes the next token of every unfinished question at once, each seeing only it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -66,10 +67,26 @@ def stop_tokens(model: Assembly) -> frozenset[int]:
     return frozenset([model.prompt.eos, *([more] if isinstance(more, int) else more)])
 
 
-def _decode_packed(model: Assembly, batch: Batch, max_new_tokens: int, stop: frozenset[int]) -> list[list[int]]:
-    """Token ids of each sample of a one-row batch."""
-    device, dtype = model.device, model.language.dtype
-    embed = model.language.get_input_embeddings()
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """The questions of a one-row batch, read.
+
+    Attributes:
+        cache: keys and values of the row.
+        logits: [questions, V], of the token after each question.
+        visible: bool [questions, L]; what the last token of each question sees.
+        position: [questions]; of that token.
+    """
+
+    cache: DynamicCache
+    logits: Tensor
+    visible: Tensor
+    position: Tensor
+
+
+def prefill(model: Assembly, batch: Batch) -> Prefill:
+    """Run the questions of a one-row batch, each image and shared prefix once."""
+    device = model.device
     cache = DynamicCache(config=model.language.config)
     where = batch.where.to(device)
     keep: dict[str, Any] = {"logits_to_keep": where} if model.adapters.takes_logits_to_keep else {}
@@ -84,8 +101,15 @@ def _decode_packed(model: Assembly, batch: Batch, max_new_tokens: int, stop: fro
             **keep,
         )
     logits = out.logits[0] if keep else out.logits[0, where]
-    prefill = batch.visible[0].to(device)[where]  # [questions, L]: what the last token of each question sees
-    position = batch.position_ids[0].to(device)[where]
+    return Prefill(cache, logits, batch.visible[0].to(device)[where], batch.position_ids[0].to(device)[where])
+
+
+def _decode_packed(model: Assembly, batch: Batch, max_new_tokens: int, stop: frozenset[int]) -> list[list[int]]:
+    """Token ids of each sample of a one-row batch."""
+    device, dtype = model.device, model.language.dtype
+    embed = model.language.get_input_embeddings()
+    read = prefill(model, batch)
+    logits = read.logits
     owner = torch.empty(0, dtype=torch.long, device=device)  # of each generated token, in cache order
     active = torch.arange(len(batch.samples), device=device)
     tokens: list[list[int]] = [[] for _ in batch.samples]
@@ -100,14 +124,14 @@ def _decode_packed(model: Assembly, batch: Batch, max_new_tokens: int, stop: fro
         kept = torch.tensor(going, device=device)
         active, chosen = active[kept], chosen[kept]
         owner = torch.cat([owner, active])
-        visible = torch.cat([prefill[active], owner[None] == active[:, None]], dim=1)
+        visible = torch.cat([read.visible[active], owner[None] == active[:, None]], dim=1)
         mask = torch.zeros(visible.shape, dtype=dtype, device=device)
         mask.masked_fill_(~visible, torch.finfo(dtype).min)
         out = model.language(
             inputs_embeds=embed(chosen)[None],
             attention_mask=mask[None, None],
-            position_ids=(position[active] + step + 1)[None],
-            past_key_values=cache,
+            position_ids=(read.position[active] + step + 1)[None],
+            past_key_values=read.cache,
             use_cache=True,
         )
         logits = out.logits[0]

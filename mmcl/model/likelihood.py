@@ -8,13 +8,13 @@ each seeing its own question and its own branch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from mmcl.data.types import Sample, Samples, Turn
+from mmcl.model.generate import Prefill, prefill
 from mmcl.protocols import BASE, Batch, Route
 
 if TYPE_CHECKING:
@@ -94,27 +94,14 @@ def _answer_tokens(model: Assembly, question: Sample, choice: str) -> list[int]:
 def _packed(model: Assembly, batch: Batch, answers: Sequence[Sequence[int]]) -> Tensor:
     """[questions of the row, choices] of a one-row batch of questions."""
     device = model.device
-    cache = DynamicCache(config=model.language.config)
-    where = batch.where.to(device)
-    keep: dict[str, Any] = {"logits_to_keep": where} if model.adapters.takes_logits_to_keep else {}
-    out = model.language(
-        inputs_embeds=model.embed(batch),
-        attention_mask=model.attention(batch),
-        position_ids=batch.position_ids.to(device),
-        past_key_values=cache,
-        use_cache=True,
-        **keep,
-    )
-    logits = out.logits[0] if keep else out.logits[0, where]
-    first = logits.float().log_softmax(-1)
+    read = prefill(model, batch)
+    first = read.logits.float().log_softmax(-1)
     scores: Tensor = first[:, torch.tensor([answer[0] for answer in answers], device=device)]
-    prefill = batch.visible[0].to(device)[where]  # [questions, L]: what the last token of each question sees
-    position = batch.position_ids[0].to(device)[where]
     pairs = [(q, c) for q in range(len(batch.samples)) for c in range(len(answers)) if len(answers[c]) > 1]
     for chunk in _chunks(pairs, answers):
-        question, choice, sums = _continue(model, chunk, answers, cache, prefill, position)
+        question, choice, sums = _continue(model, chunk, answers, read)
         scores.index_put_((question, choice), sums, accumulate=True)
-        cache.crop(-len(sums))  # as it was after the questions: negative is how many to remove
+        read.cache.crop(-len(sums))  # as it was after the questions: negative is how many to remove
     return scores.cpu()
 
 
@@ -136,9 +123,7 @@ def _continue(
     model: Assembly,
     pairs: Sequence[Pair],
     answers: Sequence[Sequence[int]],
-    cache: DynamicCache,
-    prefill: Tensor,
-    position: Tensor,
+    read: Prefill,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Questions, choices and log-probabilities [S] of all answer tokens after the first; S tokens in one row."""
     device = model.device
@@ -149,14 +134,14 @@ def _continue(
     ]
     question, choice, branch, place, ids, targets = torch.tensor(table, device=device).T
     own = (branch[:, None] == branch[None]) & (place[:, None] >= place[None])
-    visible = torch.cat([prefill[question], own], dim=1)
+    visible = torch.cat([read.visible[question], own], dim=1)
     mask = torch.zeros(visible.shape, dtype=model.language.dtype, device=device)
     mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
     out = model.language(
         inputs_embeds=model.language.get_input_embeddings()(ids)[None],
         attention_mask=mask[None, None],
-        position_ids=(position[question] + place + 1)[None],
-        past_key_values=cache,
+        position_ids=(read.position[question] + place + 1)[None],
+        past_key_values=read.cache,
         use_cache=True,
     )
     return question, choice, out.logits[0].float().log_softmax(-1).gather(1, targets[:, None])[:, 0]

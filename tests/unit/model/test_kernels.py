@@ -172,3 +172,11 @@ def test_gradients_stop_where_nothing_below_trains() -> None:
     layer.lora_A["default"].weight.requires_grad_(True)
     layer(torch.randn(3, language.config.hidden_size)).sum().backward()
     assert layer.lora_A["default"].weight.grad is not None and layer.lora_B["default"].weight.grad is None
+
+
+def test_a_mask_of_padding_still_works() -> None:
+    lean, stock = assembled("lean"), assembled("stock")
+    ids = torch.tensor([[5, 6, 7, 8], [0, 0, 7, 9]])  # padded on the left
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
+    got, expected = (model.language(input_ids=ids, attention_mask=mask).logits for model in (lean, stock))
+    assert torch.allclose(got[1, 2:], expected[1, 2:], atol=1e-5)
