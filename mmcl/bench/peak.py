@@ -30,7 +30,7 @@ from mmcl.model.assembly import Assembly
 from mmcl.protocols import Batch
 
 
-def matmul_peak(dtype: torch.dtype, device: str, *, size: int = 2048, tries: int = 6) -> float:
+def matmul_peak(dtype: torch.dtype, device: str, *, size: int = 2048, tries: int = 3) -> float:
     """Operations per second of a square matrix product, the best of several tries."""
     left = torch.randn(size, size, device=device).to(dtype)
     right = torch.randn(size, size, device=device).to(dtype)

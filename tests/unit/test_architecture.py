@@ -23,13 +23,14 @@ PLUGINS = {
 CONTRACT = {"mmcl.protocols", "mmcl.data.types", "mmcl.errors"}
 # Rooms and what they may not look into: the way of the data goes in one direction.
 FORBIDDEN = {
-    "mmcl.data": {"mmcl.model", "mmcl.training", "mmcl.evaluation", "mmcl.report", "mmcl.protocols."},
-    "mmcl.recipe": {"mmcl.model", "mmcl.training", "mmcl.evaluation", "mmcl.report"},
-    "mmcl.model": {"mmcl.training", "mmcl.evaluation", "mmcl.report", "mmcl.methods", "mmcl.memory"},
-    "mmcl.memory": {"mmcl.model", "mmcl.training", "mmcl.evaluation", "mmcl.report", "mmcl.methods"},
-    "mmcl.training": {"mmcl.evaluation", "mmcl.report"},
-    "mmcl.evaluation": {"mmcl.report"},
-    "mmcl.report": {"mmcl.experiment", "mmcl.session", "mmcl.model", "mmcl.training"},
+    "mmcl.data": {"mmcl.model", "mmcl.training", "mmcl.evaluation", "mmcl.report", "mmcl.bench", "mmcl.protocols."},
+    "mmcl.recipe": {"mmcl.model", "mmcl.training", "mmcl.evaluation", "mmcl.report", "mmcl.bench"},
+    "mmcl.model": {"mmcl.training", "mmcl.evaluation", "mmcl.report", "mmcl.bench", "mmcl.methods", "mmcl.memory"},
+    "mmcl.memory": {"mmcl.model", "mmcl.training", "mmcl.evaluation", "mmcl.report", "mmcl.bench", "mmcl.methods"},
+    "mmcl.training": {"mmcl.evaluation", "mmcl.report", "mmcl.bench"},
+    "mmcl.evaluation": {"mmcl.report", "mmcl.bench"},
+    "mmcl.report": {"mmcl.experiment", "mmcl.session", "mmcl.model", "mmcl.training", "mmcl.bench"},
+    "mmcl.bench": {"mmcl.report", "mmcl.cli", "mmcl.session"},
 }
 
 
