@@ -42,6 +42,10 @@ def bench(
         bool | None,
         typer.Option("--memory/--no-memory", help="Also peak memory; default: yes, but not of tiny models."),
     ] = None,
+    matrix: Annotated[
+        bool,
+        typer.Option("--matrix", help="Also what `evaluate.reuse` saves over 20 tasks (tiny models; a minute)."),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the table (.md) or the document (.json).")
     ] = None,
@@ -98,7 +102,11 @@ def bench(
 
     with show_progress() as progress:
         document = measure(
-            grid, wanted, with_memory=model != "tiny" if memory is None else memory, say=progress.message
+            grid,
+            wanted,
+            with_memory=model != "tiny" if memory is None else memory,
+            with_matrix=matrix,
+            say=progress.message,
         )
     if out is not None:
         as_text = table.markdown(document) if out.suffix == ".md" else json.dumps(document, indent=2) + "\n"

@@ -15,6 +15,7 @@ import torch
 
 from mmcl.bench import memory
 from mmcl.bench.evaluate import Answers
+from mmcl.bench.matrix import matrix_reuse
 from mmcl.bench.options import Cell
 from mmcl.bench.peak import matmul_peak
 from mmcl.bench.train import DTYPES, Comparison, Disagreement, missing_peers
@@ -22,7 +23,12 @@ from mmcl.bench.trainers import trl_missing
 
 
 def measure(
-    cells: Sequence[Cell], peers: Sequence[str], *, with_memory: bool = True, say: Callable[[str], None]
+    cells: Sequence[Cell],
+    peers: Sequence[str],
+    *,
+    with_memory: bool = True,
+    with_matrix: bool = False,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """The document of `mmcl bench`.
 
@@ -30,6 +36,7 @@ def measure(
         cells: what to measure.
         peers: of `hf`, `trl`, `generate`.
         with_memory: also measure peak memory.
+        with_matrix: also the evaluation of a whole matrix of tiny models, once.
         say: gets a line on what goes on.
 
     Returns:
@@ -51,6 +58,12 @@ def measure(
     try:
         for cell in cells:
             document["rows"] += _cell(cell, trainers, "generate" in peers, with_memory, say)
+        if with_matrix:
+            say("the whole matrix of 20 tasks, with tiny models")
+            row = matrix_reuse()
+            if not row["answers_equal"]:
+                raise Disagreement("with `evaluate.reuse` the matrix or an answer is another than without")
+            document["rows"].append(row)
     except Disagreement as difference:
         document["rows"] = []
         document["disagreement"] = str(difference)

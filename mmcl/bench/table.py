@@ -31,7 +31,7 @@ def cells_of(row: Mapping[str, Any]) -> tuple[str, ...]:
         row["work"],
         row["peer"],
         row["dtype"],
-        row["image_tokens"],
+        row["image_tokens"] or "",
         asked,
         number(row["ours"]),
         number(row["theirs"]),
@@ -138,7 +138,8 @@ def lines_for_terminal(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         here = (row["dtype"], row["image_tokens"], row["questions"])
         if here != cell:
             asked = "all" if row["questions"] is None else row["questions"]
-            title = f"{row['dtype']}, {row['image_tokens']} image tokens, {asked} questions of an image"
+            tokens = f"{row['image_tokens']} image tokens, {asked} questions of an image"
+            title = f"{row['dtype']}, {tokens if row['image_tokens'] else 'tiny models'}"
             lines += ["", f"{title:<56} {'mmcl':>9} {'peer':>9} {'':<11} {'ratio':>6}"]
             cell = here
         low, high = row["ratio_range"]
