@@ -119,8 +119,9 @@ def by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: 
     _, heads, length, _ = query.shape
     groups = key.shape[1]
     stacked = query.reshape(groups, -1, query.shape[-1])
-    scores = torch.bmm(stacked, key[0].transpose(1, 2)).view(groups, -1, length, length)
-    weights = (scores.float() * scale + mask[0]).softmax(-1).to(query.dtype)
+    # A large score rounded to 8 bits would be off by per cents after the exponential.
+    scores = torch.bmm(stacked.float(), key[0].float().transpose(1, 2)).view(groups, -1, length, length)
+    weights = (scores * scale + mask[0]).softmax(-1).to(query.dtype)
     mixed = torch.bmm(weights.view(groups, -1, length), value[0])
     return mixed.view(1, heads, length, -1).transpose(1, 2)
 
