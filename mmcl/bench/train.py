@@ -21,7 +21,7 @@ from mmcl.training.loop import make_optimiser
 
 LOSS_BOUND = {"fp32": 1e-4, "bf16": 2e-2}
 """Largest relative difference of the first step's loss."""
-GRADIENT_BOUND = {"fp32": 1e-3, "bf16": 1.0}
+GRADIENT_BOUND = {"fp32": 5e-3, "bf16": 1.0}
 """Largest relative difference (norm) of the first step's gradient. Through 30 layers in bfloat16 even stock modules,
 padded or packed, end about 0.5 away from their own float32 gradient: there the figure is told, not judged."""
 PEER_NAMES = {"hf": "HF Trainer", "trl": "TRL SFTTrainer"}

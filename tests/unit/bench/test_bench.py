@@ -221,7 +221,7 @@ def test_wrong_options_are_the_users_mistake(wrong: list[str], capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("stream", ["easy_vqa", "shapes"])
-@pytest.mark.parametrize("questions", [None, 3])
+@pytest.mark.parametrize("questions", [None, 10])
 def test_samples_are_whole_images(stream: str, questions: int | None) -> None:
     samples = training_samples(dataclasses.replace(CELL, stream=stream, questions=questions, batch_size=24))
     assert len(samples) == 48
