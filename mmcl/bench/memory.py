@@ -44,7 +44,7 @@ def peak_of(cell: Cell, side: str) -> dict[str, int]:
         RuntimeError: the process failed.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "mmcl.bench.worker"],
+        [sys.executable, "-P", "-m", "mmcl.bench.worker"],  # -P: this package, not a folder of its name right here
         input=json.dumps({"cell": cell.document(), "side": side}),
         capture_output=True,
         text=True,
