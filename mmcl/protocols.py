@@ -263,7 +263,7 @@ class Method:
         return samples
 
     def assign(self, model: Model, samples: Samples) -> Sequence[Route] | None:
-        """Routes of training samples (their task may be read), asked one step ahead, on a thread. None: no opinion."""
+        """Routes of training samples (their task may be read), asked before each step. None: no opinion."""
         return None
 
     def needs_hidden(self) -> bool:

@@ -14,26 +14,32 @@ from mmcl.bench.train import PEER_NAMES, row
 
 STEPS = 2
 MIB = 1024.0**2
+UNLIMITED = 10**6
+"""Tokens of a row: a whole optimiser step."""
 
 
 def measure(cell: Cell, peers: Sequence[str], say: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
-    """Rows of the document: of the whole process, and of what training takes beyond the loaded model."""
+    """Rows of the document: of the whole process, and of what training takes beyond the loaded model; both with the
+    same questions in a pass (all of an optimiser step), and with rows and micro-batches as they are timed.
+    """
     short = dataclasses.replace(cell, steps=min(cell.steps, STEPS))
-    found = {side: peak_of(short, side) for side in ("ours", *peers)}
-    say(f"memory, {cell.label}: measured")
+    whole = dataclasses.replace(short, micro_batch=cell.batch_size, row_tokens=UNLIMITED)
     rows = []
-    for kind in peers:
-        ours, theirs = found["ours"], found[kind]
-        for work, mine, other in (
-            ("peak memory", ours["peak"], theirs["peak"]),
-            (
-                "peak memory beyond the loaded model",
-                ours["peak"] - ours["loaded"],
-                theirs["peak"] - theirs["loaded"],
-            ),
-        ):
-            # where training fits into what loading left free there is nothing to divide by
-            rows.append(row(cell, work, PEER_NAMES[kind], "MiB", [mine / MIB], [max(other, 1) / MIB]))
+    for batch, of in (("same batch", whole), ("as timed", short)):
+        found = {side: peak_of(of, side) for side in ("ours", *peers)}
+        say(f"memory, {batch}, {cell.label}: measured")
+        for kind in peers:
+            ours, theirs = found["ours"], found[kind]
+            for work, mine, other in (
+                (f"peak memory, {batch}", ours["peak"], theirs["peak"]),
+                (
+                    f"peak memory beyond the loaded model, {batch}",
+                    ours["peak"] - ours["loaded"],
+                    theirs["peak"] - theirs["loaded"],
+                ),
+            ):
+                # where training fits into what loading left free there is nothing to divide by
+                rows.append(row(cell, work, PEER_NAMES[kind], "MiB", [mine / MIB], [max(other, 1) / MIB]))
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ LOSS_BOUND = {"fp32": 1e-4, "bf16": 2e-2}
 GRADIENT_BOUND = {"fp32": 5e-3, "bf16": 1.0}
 """Largest relative difference (norm) of the first step's gradient. Through 30 layers in bfloat16 even stock modules,
 padded or packed, end about 0.5 away from their own float32 gradient: there the figure is told, not judged."""
+LEARNING_STEPS = 8
+"""Optimiser steps before answers are timed."""
 PEER_NAMES = {"hf": "HF Trainer", "trl": "TRL SFTTrainer"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -219,8 +222,12 @@ class Comparison:
         return rows
 
     def finish(self) -> None:
-        """Leave both sides with the same trained weights, for the evaluation."""
-        self.ours.run(self.samples)
+        """Leave both sides with the same trained weights, for the evaluation: trained for long enough to answer as
+        briefly as the task does, or most of the time would go into the tokens of rambling answers.
+        """
+        longer = dataclasses.replace(self.cell, steps=max(self.cell.steps, LEARNING_STEPS))
+        self.ours.start.restore()
+        Ours(self.model, longer).run(training_samples(longer))
         values, theirs = self.model.trainable(), self.peer.trainable()
         with torch.no_grad():
             for name, parameter in theirs.items():

@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from mmcl.data.types import Samples
 from mmcl.model.attention import documents_apart
+from mmcl.model.kernels import casts_kept
 from mmcl.protocols import Batch, Route
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def generate(
     answers = [""] * len(items)
     stop = stop_tokens(model)
     for batch in track(model.batches(items, row_tokens)):
-        with model.adapters.active(batch.routes[0].adapters):
+        with model.adapters.active(batch.routes[0].adapters), casts_kept():
             if model.packed:
                 tokens = _decode_packed(model, batch, max_new_tokens, stop)
             else:

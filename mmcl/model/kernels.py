@@ -12,11 +12,46 @@ computes something else) runs its stock forward.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, cast
 
 import torch
 from peft.tuners.lora.layer import Linear as StockLoRALinear
 from torch import Tensor, nn
+
+_CASTS: ContextVar[dict[int, Tensor] | None] = ContextVar("mmcl_casts", default=None)
+
+
+@contextlib.contextmanager
+def casts_kept() -> Iterator[None]:
+    """Inside, nothing trains: adapters' weights are cast to the base's number format once, not in every call."""
+    token = _CASTS.set({})
+    try:
+        yield
+    finally:
+        _CASTS.reset(token)
+
+
+def _cast(master: Tensor, dtype: torch.dtype) -> Tensor:
+    kept = _CASTS.get()
+    if kept is None or master.dtype == dtype:
+        return master.to(dtype)
+    if id(master) not in kept:
+        kept[id(master)] = master.to(dtype)
+    return kept[id(master)]
+
+
+def _lora_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, scales: tuple[float, ...], ab: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Y of x [positions, in], and x A^T of each adapter; all in one number format."""
+    y = nn.functional.linear(x, weight, bias)
+    inner = [x @ a.t() for a in ab[::2]]
+    for scale, narrow, b in zip(scales, inner, ab[1::2], strict=True):
+        y.addmm_(narrow, b.t(), alpha=scale)
+    return y, inner
 
 
 class _LoRALinear(torch.autograd.Function):
@@ -30,15 +65,12 @@ class _LoRALinear(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, scales: tuple[float, ...], *ab: Tensor
     ) -> Any:
         flat = x.reshape(-1, x.shape[-1])
-        y = nn.functional.linear(flat, weight, bias)
-        saved = []
-        for scale, a, b in zip(scales, ab[::2], ab[1::2], strict=True):
-            a, b = a.to(weight.dtype), b.to(weight.dtype)
-            inner = flat @ a.t()
-            y.addmm_(inner, b.t(), alpha=scale)
-            saved += [a, b, inner]
+        narrow = [matrix.to(weight.dtype) for matrix in ab]
+        y, inner = _lora_linear(flat, weight, bias, scales, narrow)
         ctx.scales = scales
-        ctx.save_for_backward(flat, weight, *saved)
+        ctx.save_for_backward(
+            flat, weight, *(part for k in range(len(scales)) for part in (*narrow[2 * k : 2 * k + 2], inner[k]))
+        )
         return y.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
@@ -82,7 +114,11 @@ class LoRALinear(StockLoRALinear):
             return super().forward(x, *args, **kwargs)
         ab = [matrix for name in names for matrix in (self.lora_A[name].weight, self.lora_B[name].weight)]
         scales = tuple(float(self.scaling[name]) for name in names)
-        return cast(Tensor, _LoRALinear.apply(x, base.weight, base.bias, scales, *ab))
+        if torch.is_grad_enabled():
+            return cast(Tensor, _LoRALinear.apply(x, base.weight, base.bias, scales, *ab))
+        kept = [_cast(matrix, x.dtype) for matrix in ab]
+        y, _ = _lora_linear(x.reshape(-1, x.shape[-1]), base.weight, base.bias, scales, kept)
+        return y.view(*x.shape[:-1], y.shape[-1])
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -77,7 +76,9 @@ def train_task(
         schedule = make_schedule(optimiser, spec, len(plan))
         preload(model, plan, progress, label)
         losses: list[torch.Tensor] = []
-        ready = ahead(plan, lambda samples: prepare(model, methods, objective, samples, spec))
+        # No thread prepares the rows: an accelerator still works on the step before while this goes on, and on a CPU
+        # a second thread's pool costs the first one's matrix products a quarter of their speed.
+        ready = ((samples, prepare(model, methods, objective, samples, spec)) for samples in plan)
         for samples, batches in progress.track(ready, label=f"train {label}", total=len(plan), unit="step"):
             losses.append(backward(model, methods, objective, batches, accelerator))
             if len(losses) > 1:  # one step late, so that an accelerator has its next step before it is asked
@@ -161,23 +162,6 @@ def make_schedule(optimiser: torch.optim.Optimizer, spec: TrainSpec, steps: int)
         return 1.0 - done if spec.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
 
     return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-
-
-Given = TypeVar("Given")
-Made = TypeVar("Made")
-
-
-def ahead(plan: Iterable[Given], make: Callable[[Given], Made]) -> Iterator[tuple[Given, Made]]:
-    """Pairs of what is given and what is made of it, made one ahead on a thread while the caller computes."""
-    with ThreadPoolExecutor(max_workers=1) as worker:
-        waiting: tuple[Given, Future[Made]] | None = None
-        for given in plan:
-            following = (given, worker.submit(make, given))
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = following
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
 
 
 def prepare(model: Assembly, methods: Methods, objective: Objective, samples: Samples, spec: TrainSpec) -> list[Batch]:
