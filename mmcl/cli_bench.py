@@ -127,8 +127,7 @@ def _show(document: dict[str, Any], console: Console) -> None:
     for line in [*table.machine_lines(document), *document["skipped"]]:
         console.print(line, markup=False)
     if document["disagreement"]:
-        console.print(f"The two sides disagree: {document['disagreement']}", markup=False)
-        return
+        console.print(f"The two sides disagree, no speed is told: {document['disagreement']}", markup=False)
     for line in table.lines_for_terminal(document["rows"]):
         console.print(line, markup=False)
 

@@ -40,8 +40,8 @@ def measure(
         say: gets a line on what goes on.
 
     Returns:
-        `{"machine", "options", "rows", "skipped", "disagreement"}`; after a disagreement there are no rows, it says
-        what differs.
+        `{"machine", "options", "rows", "skipped", "disagreement"}`; a cell whose sides disagree has no rows,
+        `disagreement` says what differs.
     """
     trainers, skipped = missing_peers(peers)
     for text in skipped:
@@ -55,18 +55,21 @@ def measure(
     }
     for name in ("dtype", "image_tokens", "questions"):  # these are in every row
         document["options"].pop(name)
-    try:
-        for cell in cells:
+    differences: list[str] = []
+    for cell in cells:
+        try:
             document["rows"] += _cell(cell, trainers, "generate" in peers, with_memory, say)
-        if with_matrix:
-            say("the whole matrix of 20 tasks, with tiny models")
-            row = matrix_reuse()
-            if not row["answers_equal"]:
-                raise Disagreement("with `evaluate.reuse` the matrix or an answer is another than without")
+        except Disagreement as difference:
+            differences.append(str(difference))
+            say(f"the two sides disagree: {difference}")
+    if with_matrix:
+        say("the whole matrix of 20 tasks, with tiny models")
+        row = matrix_reuse()
+        if row["answers_equal"]:
             document["rows"].append(row)
-    except Disagreement as difference:
-        document["rows"] = []
-        document["disagreement"] = str(difference)
+        else:
+            differences.append("with `evaluate.reuse` the matrix or an answer is another than without")
+    document["disagreement"] = "; ".join(differences) or None
     return document
 
 

@@ -81,7 +81,9 @@ def markdown(document: Mapping[str, Any]) -> str:
     lines = [f"- {line}" for line in machine_lines(document)]
     lines += [f"- {text}" for text in document["skipped"]]
     if document["disagreement"]:
-        return "\n".join([*lines, "", f"**The two sides disagree.** {document['disagreement']}", ""])
+        lines += ["", f"**The two sides disagree**, no speed is told: {document['disagreement']}"]
+    if not document["rows"]:
+        return "\n".join([*lines, ""])
     lines += ["", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     lines += ["| " + " | ".join(cells_of(row)) + " |" for row in document["rows"]]
     return "\n".join([*lines, ""])

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mmcl.data.types import ImageSource, Samples
 from mmcl.errors import UserError
 from mmcl.model.adapters import Adapters
-from mmcl.model.attention import Layout, attend_by_document, documents_apart, layout_of
+from mmcl.model.attention import SHORT_ROW, Layout, attend_by_document, documents_apart, layout_of
 from mmcl.model.capability import context_length, packs
 from mmcl.model.features import IN_MEMORY, Features, encode, fingerprint, load_pixels
 from mmcl.model.kernels import lean_norms
@@ -128,9 +128,13 @@ class Assembly(nn.Module):
 
     def train(self, mode: bool = True) -> Assembly:
         """As usual, but a frozen encoder stays in evaluation mode: no dropout, no moving batch statistics."""
-        super().train(mode)
-        if not self.encoder_trains:
-            self.encoder.eval()
+        self.training = mode
+        self.encoder.train(mode and self.encoder_trains)
+        self.projector.train(mode)
+        self.experts.train(mode)
+        # The usual way through a thousand modules, twice in every step, takes a twentieth of a small step's time.
+        for module in self.language.modules():
+            module.__dict__["training"] = mode
         return self
 
     def renew_features(self) -> None:
@@ -333,7 +337,8 @@ class Assembly(nn.Module):
 
     def layout(self, batch: Batch, mask: Tensor) -> Layout | None:
         """The documents of a packed row, for attention that takes them apart; None where it does not."""
-        return layout_of(mask, batch.lengths) if self.apart and self.packed else None
+        apart = self.apart and self.packed and mask.shape[-1] > SHORT_ROW
+        return layout_of(mask, batch.lengths) if apart else None
 
     def forward(self, batch: Batch, *, hidden: bool = False) -> Output:
         """Run a batch. Only the supervised positions go through the language model's head."""

@@ -22,6 +22,8 @@ from transformers.masking_utils import sdpa_mask
 NAME = "mmcl_documents"
 SHORT = 512
 """Up to this length a document's scores fit the caches of a core."""
+SHORT_ROW = 256
+"""Up to this length a row attends as a whole: what a dense mask wastes is less than what many small products cost."""
 PLAIN = ("position_bias", "softcap", "cache", "is_causal", "s_aux")
 """What would change the attention itself, among the keywords that layers pass."""
 

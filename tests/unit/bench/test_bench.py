@@ -18,6 +18,7 @@ from mmcl.bench.evaluate import Answers
 from mmcl.bench.options import Cell, cells
 from mmcl.bench.peak import FlopCount
 from mmcl.bench.sides import LlavaPeer, as_peer, build_stock
+from mmcl.bench.table import markdown
 from mmcl.bench.train import Comparison, Disagreement
 from mmcl.bench.trainers import trl_missing
 from mmcl.cli import main
@@ -174,9 +175,27 @@ def test_the_document(comparison: Comparison) -> None:
 def test_memory_is_that_of_a_fresh_process() -> None:
     from mmcl.bench.memory import measure
 
-    whole, beyond = measure(dataclasses.replace(CELL, steps=1), ["hf"])
-    assert whole["ours"] > beyond["ours"] >= 0
-    assert whole["theirs"] > 100  # MiB: libraries alone
+    rows = measure(dataclasses.replace(CELL, steps=1), ["hf"])
+    assert [row["work"].rpartition(", ")[2] for row in rows] == ["same batch", "same batch", "as timed", "as timed"]
+    for whole, beyond in (rows[:2], rows[2:]):
+        assert whole["ours"] > beyond["ours"] >= 0
+        assert whole["theirs"] > 100  # MiB: libraries alone
+
+
+def test_a_cell_that_disagrees_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(model: Assembly) -> LlavaPeer:
+        peer = as_peer(model)
+        if model.visual_tokens == 9:
+            with torch.no_grad():
+                peer.get_output_embeddings().weight.mul_(1.5)
+        return peer
+
+    monkeypatch.setattr(train, "as_peer", half)
+    grid = [CELL, dataclasses.replace(CELL, image_tokens=9)]
+    document = run.measure(grid, ["hf"], with_memory=False, say=lambda _: None)
+    assert {row["image_tokens"] for row in document["rows"]} == {4}
+    assert "9 image tokens" in document["disagreement"]
+    assert "no speed is told" in markdown(document) and "| training, first epoch |" in markdown(document)
 
 
 @pytest.mark.parametrize(

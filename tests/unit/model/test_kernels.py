@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from mmcl.model.adapters import Adapters
 from mmcl.model.assembly import Assembly
-from mmcl.model.attention import NAME, attend_by_document, by_products
+from mmcl.model.attention import NAME, attend, attend_by_document, by_products
 from mmcl.model.build import build_model
 from mmcl.model.capability import why_not_packed
-from mmcl.model.kernels import LoRALinear, RMSNorm, lean_norms
+from mmcl.model.kernels import LoRALinear, RMSNorm, casts_kept, lean_norms
 from mmcl.model.tiny import FAMILIES
 from mmcl.recipe.spec import LanguageSpec, LoRASpec, ModelSpec, PluginSpec
 from mmcl.testing import tiny_language, tiny_tasks
@@ -180,3 +180,41 @@ def test_a_mask_of_padding_still_works() -> None:
     mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
     got, expected = (model.language(input_ids=ids, attention_mask=mask).logits for model in (lean, stock))
     assert torch.allclose(got[1, 2:], expected[1, 2:], atol=1e-5)
+
+
+def test_adapters_are_cast_once_and_never_too_late() -> None:
+    """Within one generation the float32 masters are cast once; what trains between two counts in the second."""
+    model, fresh = assembled("lean", dtype="bf16"), assembled("lean", dtype="bf16")
+    questions = [sample for task in tiny_tasks() for sample in task.test]
+    before = model.generate(questions)
+    for side in (model, fresh):
+        torch.manual_seed(2)
+        with torch.no_grad():
+            for name, parameter in side.named_parameters():
+                if "lora_B" in name:
+                    parameter.copy_(torch.randn_like(parameter))
+    after = model.generate(questions)
+    assert after != before
+    assert after == fresh.generate(questions)
+    layer = next(module for module in model.modules() if isinstance(module, LoRALinear))
+    with casts_kept(), torch.no_grad():
+        x = torch.randn(1, 3, layer.in_features, dtype=torch.bfloat16)
+        first = layer(x)
+        layer.lora_B["default"].weight.zero_()
+        assert torch.equal(layer(x), first)
+    with torch.no_grad():
+        assert torch.equal(layer(x), layer.base_layer(x))
+
+
+def test_bfloat16_answers_over_a_cache_are_products() -> None:
+    """Decoding, where queries are fewer than keys and no layout is set."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, length, 8).bfloat16() for heads, length in ((4, 3), (2, 9), (2, 9)))
+    mask = torch.zeros(1, 1, 3, 9, dtype=torch.bfloat16).masked_fill_(torch.rand(3, 9) < 0.4, -1e30)
+    layer = nn.Module()
+    layer.num_key_value_groups = 2  # type: ignore[assignment]
+    got, _ = attend(layer, query, key, value, mask)
+    wide = [tensor.float().repeat_interleave(4 // tensor.shape[1], 1) for tensor in (query, key, value)]
+    expected = nn.functional.scaled_dot_product_attention(*wide, attn_mask=mask.float()).transpose(1, 2)
+    assert torch.allclose(got.float(), expected, atol=2e-2)
+    assert torch.equal(got, by_products(query, key, value, mask, 8**-0.5))
