@@ -100,6 +100,13 @@ def bench(
         raise UserError("torch sees no CUDA device", where="--device", hint="use cpu")
     from mmcl.bench.run import measure
 
+    def keep(document: dict[str, Any]) -> None:
+        if out is not None:
+            as_text = table.markdown(document) if out.suffix == ".md" else json.dumps(document, indent=2) + "\n"
+            out.write_text(as_text, encoding="utf-8")
+        if plot is not None and document["rows"]:
+            plot.write_text(table.plot(document), encoding="utf-8")
+
     with show_progress() as progress:
         document = measure(
             grid,
@@ -107,12 +114,8 @@ def bench(
             with_memory=model != "tiny" if memory is None else memory,
             with_matrix=matrix,
             say=progress.message,
+            keep=keep,
         )
-    if out is not None:
-        as_text = table.markdown(document) if out.suffix == ".md" else json.dumps(document, indent=2) + "\n"
-        out.write_text(as_text, encoding="utf-8")
-    if plot is not None and document["rows"]:
-        plot.write_text(table.plot(document), encoding="utf-8")
 
     def show(console: Console) -> None:
         if as_markdown:

@@ -29,6 +29,7 @@ def measure(
     with_memory: bool = True,
     with_matrix: bool = False,
     say: Callable[[str], None],
+    keep: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
     """The document of `mmcl bench`.
 
@@ -38,6 +39,7 @@ def measure(
         with_memory: also measure peak memory.
         with_matrix: also the evaluation of a whole matrix of tiny models, once.
         say: gets a line on what goes on.
+        keep: gets the document after each cell, so that nothing measured is lost.
 
     Returns:
         `{"machine", "options", "rows", "skipped", "disagreement"}`; a cell whose sides disagree has no rows,
@@ -62,6 +64,8 @@ def measure(
         except Disagreement as difference:
             differences.append(str(difference))
             say(f"the two sides disagree: {difference}")
+        document["disagreement"] = "; ".join(differences) or None
+        keep(document)
     if with_matrix:
         say("the whole matrix of 20 tasks, with tiny models")
         row = matrix_reuse()
@@ -69,7 +73,8 @@ def measure(
             document["rows"].append(row)
         else:
             differences.append("with `evaluate.reuse` the matrix or an answer is another than without")
-    document["disagreement"] = "; ".join(differences) or None
+        document["disagreement"] = "; ".join(differences) or None
+        keep(document)
     return document
 
 

@@ -104,7 +104,7 @@ def _one(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Ten
         and all(kwargs.get(name) is None for name in PLAIN)
     ):
         return by_products(query, key, value, mask, kwargs.get("scaling") or query.shape[-1] ** -0.5)
-    return cast(Tensor, sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0])
+    return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
 
 
 def by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:

@@ -97,7 +97,7 @@ class LoRALinear(StockLoRALinear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., in] -> [..., out]."""
-        base = self.base_layer
+        base: Any = self.base_layer
         names = [name for name in self.active_adapters if name in self.lora_A]
         plain = (
             not args
@@ -112,7 +112,8 @@ class LoRALinear(StockLoRALinear):
         )
         if not plain:
             return super().forward(x, *args, **kwargs)
-        ab = [matrix for name in names for matrix in (self.lora_A[name].weight, self.lora_B[name].weight)]
+        layers: list[Any] = [side[name] for name in names for side in (self.lora_A, self.lora_B)]
+        ab: list[Tensor] = [layer.weight for layer in layers]
         scales = tuple(float(self.scaling[name]) for name in names)
         if torch.is_grad_enabled():
             return cast(Tensor, _LoRALinear.apply(x, base.weight, base.bias, scales, *ab))

@@ -192,7 +192,13 @@ def test_a_cell_that_disagrees_leaves_the_others(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(train, "as_peer", half)
     grid = [CELL, dataclasses.replace(CELL, image_tokens=9)]
-    document = run.measure(grid, ["hf"], with_memory=False, say=lambda _: None)
+    kept: list[int] = []
+
+    def keep(document: dict[str, Any]) -> None:
+        kept.append(len(document["rows"]))
+
+    document = run.measure(grid, ["hf"], with_memory=False, say=lambda _: None, keep=keep)
+    assert kept == [len(document["rows"])] * 2 and kept[0] > 0  # told after each cell
     assert {row["image_tokens"] for row in document["rows"]} == {4}
     assert "9 image tokens" in document["disagreement"]
     assert "no speed is told" in markdown(document) and "| training, first epoch |" in markdown(document)
