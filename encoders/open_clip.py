@@ -39,8 +39,8 @@ _SHOWN = 5
 class OpenCLIP(nn.Module):
     """The patch tokens of any OpenCLIP model (CLIP, SigLIP, EVA, CoCa, MobileCLIP, ConvNeXt ...), by its name there.
 
-    The text tower and what makes one vector of the tokens are left out. After the last block the tokens are
-    normalised as the model itself does it; a norm that is meant for the pooled vector (CoCa, CLIPA) is not applied.
+    The text tower and what makes one vector of the tokens are left out. The model's last norm is applied to the tokens
+    of whatever block, as the encoder `timm` does it; if it is meant for the pooled vector (CoCa, CLIPA), to none.
 
     Args:
         model: name in OpenCLIP, such as `ViT-L-14`; `hf-hub:ORG/NAME`; or `local-dir:PATH`, a folder that has an
