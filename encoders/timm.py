@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from mmcl.errors import UserError
 from mmcl.protocols import EncoderInfo
 
-from .checkpoint import first_line, read_checkpoint
 from .pooling import pool_levels
 from .preprocess import Fit, Preprocess
+from .weights_file import first_line, read_checkpoint
 
 timm: Any = _timm  # hardly annotated
 
