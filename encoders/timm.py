@@ -6,13 +6,11 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import timm as _timm
 import torch
 from PIL.Image import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mmcl.errors import UserError
@@ -20,6 +18,7 @@ from mmcl.protocols import EncoderInfo
 
 from .pooling import pool_levels
 from .preprocess import Fit, Preprocess
+from .weights_file import first_line, read_checkpoint
 
 timm: Any = _timm  # hardly annotated
 
@@ -129,7 +128,7 @@ def _create(name: str, *, pretrained: bool, checkpoint: Path | None, image_size:
     options: dict[str, Any] = {}
     stored: Mapping[str, Tensor] = {}
     if checkpoint is not None:
-        stored = _read(checkpoint)
+        stored = read_checkpoint(checkpoint)
         options["pretrained_cfg_overlay"] = {"state_dict": dict(stored)}
     known = timm.models.get_pretrained_cfg(name)
     if image_size is not None and known is not None and known.fixed_input_size:
@@ -144,7 +143,7 @@ def _create(name: str, *, pretrained: bool, checkpoint: Path | None, image_size:
         hint = "weights come from the hub: this needs its cache or the network; or give a `checkpoint`"
         if checkpoint is not None:
             hint = f"does {checkpoint} hold the weights of this very model?"
-        raise UserError(f"cannot load `{name}`: {_first_line(error)}", where="model.encoder", hint=hint) from error
+        raise UserError(f"cannot load `{name}`: {first_line(error)}", where="model.encoder", hint=hint) from error
     missing = sorted(set(network.state_dict()) - set(stored)) if checkpoint is not None else []
     if missing:  # timm only logs a warning
         raise UserError(
@@ -162,26 +161,3 @@ def _count_prefix(network: Any, name: str) -> int:
     if not count or "return_prefix_tokens" not in inspect.signature(network.forward_intermediates).parameters:
         raise UserError(f"`{name}` has no prefix tokens", where="model.encoder.prefix_tokens", hint="leave it out")
     return count
-
-
-def _read(checkpoint: Path) -> Mapping[str, Tensor]:
-    if not checkpoint.is_file():
-        raise UserError(
-            f"{checkpoint} does not exist",
-            where="model.encoder.checkpoint",
-            hint="a relative path starts at the recipe's folder",
-        )
-    try:
-        found: Mapping[str, Tensor] = timm.models.load_state_dict(str(checkpoint), weights_only=True)
-    except (OSError, RuntimeError, ValueError, LookupError, EOFError, UnpicklingError, SafetensorError) as error:
-        raise UserError(
-            f"cannot read {checkpoint}: {_first_line(error)}",
-            where="model.encoder.checkpoint",
-            hint="a safetensors file, or a torch file that holds tensors only",
-        ) from error
-    return found
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -11,6 +11,14 @@ from mmcl.testing import check_encoder
 CLASSES = {point.name: point for point in entry_points(group="mmcl.encoders")}
 OPTIONS = {
     "lite0": [{"image_size": 64}, {"image_size": 96, "levels": (2, 4), "grid": 3, "fit": "pad"}],
+    "open_clip": [
+        {"model": "tiny-vit"},
+        {"model": "tiny-vit", "image_size": 96, "prefix_tokens": True, "grid": 2, "levels": (-2, -1)},
+        {"model": "tiny-coca", "levels": (-2,), "fit": "pad"},
+        {"model": "tiny-resnet", "levels": (0, -1), "fit": "crop"},
+        {"model": "tiny-siglip", "image_size": 96, "prefix_tokens": True},
+        {"model": "tiny-convnext", "grid": 3},
+    ],
     "timm": [
         {"model": "test_vit", "pretrained": False},
         {"model": "test_vit", "pretrained": False, "image_size": 96, "prefix_tokens": True, "grid": 2},
@@ -20,6 +28,7 @@ OPTIONS = {
     ],
     "tiny": [{}, {"tokens": 9, "width": 8, "image_size": 30}],
 }
+pytestmark = pytest.mark.usefixtures("open_clip_models")
 CASES = [(name, options) for name in sorted(CLASSES) for options in OPTIONS.get(name, [{}])]
 
 
@@ -28,9 +37,9 @@ def build(name, options):
 
 
 def test_the_walk_finds_the_encoders():
-    assert len(CLASSES) >= 3
+    assert len(CLASSES) >= 4
     assert set(OPTIONS) <= set(CLASSES)
-    assert len(CASES) >= 9
+    assert len(CASES) >= 15
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
