@@ -133,9 +133,10 @@ def preprocessing(
         UserError: the processor cannot be read, or nothing tells the size.
     """
     processor: Any = None
+    library: Any = AutoImageProcessor  # without annotations
     if folder is not None and _has_processor(folder):
         try:
-            processor = AutoImageProcessor.from_pretrained(folder, config=config, trust_remote_code=False)
+            processor = library.from_pretrained(folder, config=config, trust_remote_code=False)
         except (OSError, ValueError, TypeError, ImportError) as error:
             raise UserError(
                 f"cannot read the image processor of `{name}`: {first_line(error)}",

@@ -20,7 +20,15 @@ from .preprocess import Fit
 from .vision_model import config_from, config_of, kind_of, load, random_weights
 
 _PREFIX = frozenset(
-    {"cls_token", "class_token", "class_embedding", "cls_embedding", "distillation_token", "register_tokens"}
+    {
+        "cls_token",
+        "class_token",
+        "class_embedding",
+        "cls_embedding",
+        "distillation_token",
+        "register_tokens",
+        "cls_register_token",
+    }
 )  # what families call the parameters of the tokens that they put before the patches
 _LAST = -1
 _ROUNDING = 1e-3  # relative; a patch that is the same in both images may differ by so much after other arithmetic
@@ -242,10 +250,10 @@ def _count_prefix(network: nn.Module, width: int) -> int:
 
 def _patches(pixels: Tensor, patch: int) -> tuple[Tensor, int]:
     """Pixels [I, 3, S, S] -> patches [I, side * side, patch * patch * 3], channels last, and side."""
-    side = pixels.shape[-1] // patch
+    count, channels, side = pixels.shape[0], pixels.shape[1], pixels.shape[-1] // patch
     whole = pixels[..., : side * patch, : side * patch]
-    cells = whole.unflatten(3, (side, patch)).unflatten(2, (side, patch))  # [I, 3, side, patch, side, patch]
-    return cells.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2), side
+    cells = whole.reshape(count, channels, side, patch, side, patch).permute(0, 2, 4, 3, 5, 1)
+    return cells.reshape(count, side * side, -1), side
 
 
 def _check_size(image_size: int | None, patch: int, own: int | None) -> None:

@@ -29,6 +29,7 @@ _CONFIG_WHERE = "model.encoder.config"
 _IMAGE = "pixel_values"
 _GIVEN = frozenset({"self", _IMAGE, "pixel_attention_mask", "spatial_shapes"})  # what the encoder can pass
 _HEADS = ("vision_use_head", "use_head")  # options of the pooling head, which no patch token goes through
+_SHUFFLING = frozenset({"vit_mae"})
 _UNUSED = "mask_token"  # for masked pre-training; some checkpoints lack it, and no feature depends on it
 # Where the vision tower is in the checkpoint of a larger model; not every class of a tower says so itself.
 _TOWER = {r"^(?:.+\.)?vision_(?:model|tower)\.": ""}
@@ -69,9 +70,9 @@ def config_from(options: Mapping[str, Any]) -> PreTrainedConfig:
     Raises:
         UserError: there is no such model type or option, or a value does not fit.
     """
-    kind = options.get("model_type")
+    kind = str(options.get("model_type") or "")
     if kind not in CONFIG_MAPPING:
-        close = difflib.get_close_matches(str(kind), list(CONFIG_MAPPING.keys()), n=1)
+        close = difflib.get_close_matches(kind, list(CONFIG_MAPPING.keys()), n=1)
         raise UserError(
             f"transformers has no model type `{kind}`" if kind else "it has no `model_type`",
             where=f"{_CONFIG_WHERE}.model_type",
@@ -115,8 +116,8 @@ def kind_of(config: PreTrainedConfig, name: str) -> Kind:
         raise UserError(
             f"{cls.__name__} of `{name}` needs more than pixels: {', '.join(further)}", where=WHERE, hint=_TAKE
         )
-    if getattr(config, "mask_ratio", 0):
-        raise UserError(f"{cls.__name__} of `{name}` hides patches at random", where=WHERE, hint=_TAKE)
+    if config.model_type in _SHUFFLING:
+        raise UserError(f"{cls.__name__} of `{name}` shuffles its patches at random", where=WHERE, hint=_TAKE)
     pooling = "add_pooling_layer" in inspect.signature(cls.__init__).parameters
     return cls, {"add_pooling_layer": False} if pooling else {}
 
@@ -158,7 +159,7 @@ def random_weights(kind: Kind, config: PreTrainedConfig, seed: int) -> Any:
         torch.manual_seed(seed)
         try:
             return cls(config, **options).float()
-        except (ValueError, RuntimeError, TypeError, ZeroDivisionError) as error:
+        except (ValueError, RuntimeError, TypeError, ZeroDivisionError, ImportError) as error:
             raise UserError(
                 f"{cls.__name__} cannot be built: {first_line(error)}", where="model.encoder", hint="see its config"
             ) from error

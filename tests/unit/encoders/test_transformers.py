@@ -295,7 +295,11 @@ def broken(tmp_path_factory):
             "no such option",
             "config.vision_config.patches",
         ),
-        ({"config": {"model_type": "vit_mae", **SMALL}, "pretrained": False}, "hides patches at random", "model"),
+        (
+            {"config": {"model_type": "vit_mae", **SMALL}, "pretrained": False},
+            "shuffles its patches at random",
+            "model",
+        ),
         (
             {"config": {"model_type": "yolos", "image_size": [32, 32], **SMALL}, "pretrained": False, "image_size": 32},
             "no grid of features: 117 x 32 for an image instead of 1 prefix tokens and 4 x 4",
