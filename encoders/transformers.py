@@ -45,8 +45,8 @@ class Level(NamedTuple):
 class Transformers(nn.Module):
     """Any vision model of Hugging Face transformers: CLIP, SigLIP, SigLIP 2, DINOv2, DINOv3, ViT, I-JEPA, AIMv2 ...
 
-    Of a checkpoint with a text tower (CLIP, SigLIP) only the vision tower is loaded. Weights are read from safetensors
-    files only, and code that comes with a checkpoint is never run. NaFlex models see a square grid of patches here.
+    Of a checkpoint with a text part (CLIP, SigLIP, LLaVA) only the vision tower is loaded. Weights are read from
+    safetensors files only, and code that comes with a checkpoint is never run. NaFlex models see a square grid here.
 
     Args:
         model: a folder that `save_pretrained` wrote, or an id on the hub.
@@ -265,7 +265,7 @@ def _check_size(image_size: int | None, patch: int, own: int | None) -> None:
         raise UserError(
             f"{image_size} pixels are no multiple of the patch, {patch} pixels",
             where="model.encoder.image_size",
-            hint=f"take {below} or {below + patch}" if below else f"take {patch} or more",
+            hint=f"take {below} or {below + patch}" if below else f"take {max(1, patch)} or more",
         )
 
 

@@ -202,6 +202,22 @@ def test_of_a_checkpoint_with_text_only_the_vision_tower(tmp_path, config, prefi
     assert sum(parameter.numel() for parameter in encoder.parameters()) <= tower
 
 
+def test_of_a_ready_vlm_only_the_vision_tower(tmp_path):
+    parts = {"vision_config": {"model_type": "clip_vision_model", "image_size": 32, **SMALL}}
+    network = transformers.AutoModelForImageTextToText.from_config(
+        config_of("llava", text_config={"model_type": "llama", **TEXT}, **parts)
+    )
+    save(network, tmp_path)
+    encoder = Transformers(model=".", levels=(-2,), root=tmp_path)
+    pixels = encoder.transform()(noise(32))[None]
+    with torch.no_grad():
+        expected = network.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+        torch.testing.assert_close(encoder(pixels), expected, atol=1e-6, rtol=1e-6)
+    assert sum(p.numel() for p in encoder.parameters()) == sum(
+        p.numel() for p in network.model.vision_tower.parameters()
+    )
+
+
 def test_half_precision_is_loaded_as_float32(tmp_path):
     network = transformers.ViTModel(config_of("vit", image_size=32, **SMALL)).bfloat16()
     save(network, tmp_path)
@@ -322,6 +338,7 @@ def test_what_is_refused(broken, options, message, where):
         ({"grid": 0}, "without tokens", ""),
         ({"image_size": 50}, "no multiple of the patch, 8 pixels(.|\n)*48 or 56", "image_size"),
         ({"image_size": 4}, "no multiple of the patch(.|\n)*8 or more", "image_size"),
+        ({"image_size": 0}, "no multiple of the patch(.|\n)*8 or more", "image_size"),
     ],
 )
 def test_what_does_not_fit_the_model(folders, options, message, where):
