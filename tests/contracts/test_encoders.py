@@ -9,6 +9,14 @@ from PIL import Image
 from mmcl.testing import check_encoder
 
 CLASSES = {point.name: point for point in entry_points(group="mmcl.encoders")}
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8}
+MAPS = {"hidden_sizes": [8, 12, 16, 24], "depths": [1, 1, 2, 1], "image_size": 64}
+
+
+def random_model(kind, **config):
+    return {"pretrained": False, "config": {"model_type": kind, **config}}
+
+
 OPTIONS = {
     "lite0": [{"image_size": 64}, {"image_size": 96, "levels": (2, 4), "grid": 3, "fit": "pad"}],
     "open_clip": [
@@ -25,6 +33,14 @@ OPTIONS = {
         {"model": "test_vit3", "pretrained": False, "levels": (-2, -1)},
         {"model": "test_efficientnet", "pretrained": False, "image_size": 64, "levels": (0, -1), "fit": "crop"},
         {"model": "test_convnext", "pretrained": False, "grid": 3},
+    ],
+    "transformers": [
+        random_model("clip_vision_model", image_size=32, **SMALL) | {"levels": (-2,)},
+        random_model("siglip_vision_model", image_size=32, **SMALL) | {"image_size": 48, "fit": "pad"},
+        random_model("siglip2_vision_model", num_patches=16, **SMALL) | {"grid": 2},
+        random_model("dinov2", image_size=32, **SMALL) | {"levels": (1, -1), "prefix_tokens": True},
+        random_model("dinov3_vit", image_size=32, num_register_tokens=2, **SMALL) | {"prefix_tokens": True},
+        random_model("convnext", **MAPS) | {"levels": (1, -1), "grid": 3},
     ],
     "tiny": [{}, {"tokens": 9, "width": 8, "image_size": 30}],
 }
