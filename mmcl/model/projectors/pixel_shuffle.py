@@ -67,9 +67,10 @@ class PixelShuffle(nn.Module):
 
 def shuffle(features: Tensor, factor: int) -> Tensor:
     """Space to depth: features [I, T, W], row by row of a square grid -> [I, T / factor^2, factor^2 W]."""
-    side = blocks_per_side(features.shape[1], factor)
-    blocks = features.unflatten(1, (side, factor, side, factor))  # block row, row in it, block column, column in it
-    return blocks.transpose(2, 3).flatten(3).flatten(1, 2)
+    images, tokens, width = features.shape
+    side = blocks_per_side(tokens, factor)
+    blocks = features.reshape(images, side, factor, side, factor, width)
+    return blocks.transpose(2, 3).reshape(images, side * side, factor * factor * width)
 
 
 def blocks_per_side(tokens: int, factor: int) -> int:

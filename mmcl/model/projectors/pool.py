@@ -67,8 +67,9 @@ class Pool(nn.Module):
         return projected
 
     def _pooled(self, features: Tensor) -> Tensor:
-        side = self._side(features.shape[1])
-        maps = features.transpose(1, 2).unflatten(2, (side, side))  # [I, W, S, S]
+        images, tokens, width = features.shape
+        side = self._side(tokens)
+        maps = features.transpose(1, 2).reshape(images, width, side, side)
         return functional.adaptive_avg_pool2d(maps, self.grid).flatten(2).transpose(1, 2)
 
     def _side(self, tokens: int) -> int:

@@ -113,7 +113,8 @@ class _Layer(nn.Module):
         return moved
 
     def _by_head(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        images, count, width = tokens.shape
+        return tokens.view(images, count, self.heads, width // self.heads).transpose(1, 2)
 
 
 def positions(tokens: int, width: int, device: torch.device | None = None) -> Tensor:
