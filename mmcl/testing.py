@@ -8,6 +8,7 @@ Each check raises a ContractError that names the class and every broken promise:
 
 from __future__ import annotations
 
+import copy
 import pickle
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 ROUNDING = 1e-4  # relative; convolutions may sum in another order when the batch is larger
+ROUNDING_BF16 = 0.1  # relative to the largest value; bfloat16 has 8 bits, several layers add up
 
 
 class ContractError(AssertionError):
@@ -76,10 +78,13 @@ def check_encoder(encoder: nn.Module) -> None:
 def check_projector(
     build: Callable[..., nn.Module], *, in_width: int = 12, out_width: int = 20, **options: Any
 ) -> None:
-    """Check a projector's class: sizes for several numbers of tokens, gradients everywhere, no leak between images.
+    """Check a projector's class with 4, 16 and 64 tokens of 2 images.
+
+    Sizes are as promised; there is no leak between images; gradients reach every parameter and the features; a
+    calibration happens once; `state_dict` is all there is to know; it can be copied and runs in bfloat16.
 
     Args:
-        build: the class; called with `in_width`, `out_width` and `options`.
+        build: the class; called twice with `in_width`, `out_width` and `options`.
         in_width: width of the encoder's tokens.
         out_width: width of the language model.
         **options: further keywords of the constructor.
@@ -95,13 +100,13 @@ def check_projector(
     _report(projector, problems)
     features = torch.randn(2, 16, in_width, generator=torch.Generator().manual_seed(0))
     problems += _forward_problems(projector, features)
-    projector.train()
-    projector(features).square().sum().backward()
-    problems += [
-        f"the parameter `{name}` gets no gradient"
-        for name, parameter in projector.named_parameters()
-        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.isfinite().all())
-    ]
+    problems += _gradient_problems(projector, features)
+    problems += _calibration_problems(projector, features)
+    again = build(in_width=in_width, out_width=out_width, **options)
+    again.load_state_dict(projector.state_dict())
+    if not torch.equal(_quietly(again, features), _quietly(projector, features)):
+        problems.append("a second one with the same `state_dict` gives something else")
+    problems += _bf16_problems(projector, features)
     _report(projector, problems)
 
 
@@ -234,6 +239,51 @@ def _forward_problems(module: nn.Module, batch: Tensor) -> list[str]:
     if torch.equal(first[0], first[1]):
         problems.append("two different images have the same features")
     return problems
+
+
+def _quietly(module: nn.Module, batch: Tensor) -> Tensor:
+    with torch.no_grad():
+        output: Tensor = module.eval()(batch)
+    return output
+
+
+def _gradient_problems(projector: nn.Module, features: Tensor) -> list[str]:
+    """Gradients reach all that can train, an encoder behind the features too."""
+    reached = features.clone().requires_grad_()
+    output = projector.train()(reached)
+    if not output.requires_grad:
+        return ["no gradient goes through `forward`"]
+    output.square().sum().backward()
+    problems = [
+        f"the parameter `{name}` gets no gradient"
+        for name, parameter in projector.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.isfinite().all())
+    ]
+    if reached.grad is None or not reached.grad.isfinite().all() or not reached.grad.any():
+        problems.append("no gradient reaches the features, so that no encoder could train")
+    return problems
+
+
+def _calibration_problems(projector: nn.Module, features: Tensor) -> list[str]:
+    """Where there is `calibrate`, it works once: the core calls it in each stage."""
+    calibrate: Callable[[Tensor, float], None] | None = getattr(projector, "calibrate", None)
+    if calibrate is None:
+        return []
+    calibrate(features, 0.1)
+    once = _quietly(projector, features)
+    calibrate(3 * features + 1, 1.0)
+    return [] if torch.equal(_quietly(projector, features), once) else ["a second `calibrate` changes it"]
+
+
+def _bf16_problems(projector: nn.Module, features: Tensor) -> list[str]:
+    exact = _quietly(projector, features)
+    try:
+        rounded = _quietly(copy.deepcopy(projector).to(torch.bfloat16), features.bfloat16()).float()
+    except RuntimeError as error:  # types that do not go together
+        return [f"`forward` does not run in bfloat16: {error}"]
+    if not (rounded - exact).abs().max() <= ROUNDING_BF16 * exact.abs().max():  # NaN counts as far
+        return ["in bfloat16, `forward` gives something else"]
+    return []
 
 
 def _loss_problems(method: Method, model: Any, samples: Samples, routes: Sequence[Route]) -> list[str]:

@@ -73,20 +73,27 @@ def tiny_language(family: str = "llama", seed: int = 0) -> tuple[PreTrainedModel
 
 
 def tiny_assembly(
-    *, family: str = "llama", seed: int = 0, encoder: str = "tiny", projector: str = "linear"
+    *,
+    family: str = "llama",
+    seed: int = 0,
+    encoder: str | PluginSpec = "tiny",
+    projector: str | PluginSpec = "linear",
+    train: tuple[str, ...] = ("projector", "language.lora"),
 ) -> Assembly:
     """A whole model with a LoRA adapter of rank 2, built by the same function as a recipe's.
 
     Args:
         family: of the language model.
         seed: of all random weights.
-        encoder: name of the encoder.
-        projector: name of the projector.
+        encoder: name of the encoder, or name and options.
+        projector: name of the projector, or name and options.
+        train: the parts that train.
     """
     spec = ModelSpec(
-        encoder=PluginSpec(encoder),
-        projector=PluginSpec(projector),
+        encoder=PluginSpec(encoder) if isinstance(encoder, str) else encoder,
+        projector=PluginSpec(projector) if isinstance(projector, str) else projector,
         language=LanguageSpec(f"tiny:{family}", lora=LoRASpec(rank=2)),
+        train=train,
     )
     return build_model(spec, folder=Path(), seed=seed)
 

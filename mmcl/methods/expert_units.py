@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 import math
 import zlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -25,6 +27,15 @@ LORA_SCALE = 2.0
 
 LEAST_DEVIATION = 1e-3
 """Channels that vary less than this share of the mean deviation are not blown up further."""
+
+
+_LACKS: Mapping[Unit, str] = MappingProxyType(
+    {
+        "copy": "the projector has no parameters, so that a copy of it could learn nothing",
+        "lora": "the projector has no linear layer for a LoRA expert",
+        "residual": "a residual expert needs a projector that keeps the number of visual tokens",
+    }
+)
 
 
 class LoRAUnit(nn.Module):
@@ -128,18 +139,20 @@ def check_unit(kind: Unit, base: nn.Module, *, tokens: int, width: int) -> None:
     """Refuse a unit that this base projector cannot have.
 
     Raises:
-        UserError: LoRA on a projector without linear layers, or a residual to a projector that changes the number of
-            tokens.
+        UserError: a copy of a projector without parameters, LoRA on one without linear layers, or a residual to one
+            that changes the number of tokens.
     """
-    if kind == "lora" and not linear_layers(base):
+    able: dict[Unit, bool] = {
+        "copy": next(base.parameters(), None) is not None,
+        "lora": bool(linear_layers(base)),
+        "residual": output_shape(base, tokens, width)[0] == tokens,
+    }
+    if not able[kind]:
+        others = " or ".join(f"`{unit}`" for unit, fits in able.items() if fits)
         raise UserError(
-            "the projector has no linear layer for a LoRA expert", where="projector_experts.unit", hint="use `copy`"
-        )
-    if kind == "residual" and output_shape(base, tokens, width)[0] != tokens:
-        raise UserError(
-            "a residual expert needs a projector that keeps the number of visual tokens",
+            _LACKS[kind],
             where="projector_experts.unit",
-            hint="use `copy` or `lora`",
+            hint=f"use {others}" if others else "take a projector that has parameters, such as `mlp`",
         )
 
 

@@ -31,13 +31,18 @@ def select_parameters(names: Collection[str], patterns: Iterable[str]) -> set[st
     for pattern in patterns:
         found = {name for name in names if _matches(name, pattern)}
         if not found:
-            near = difflib.get_close_matches(pattern, PARTS, 1)
-            hint = f"did you mean `{near[0]}`?" if near else f"parts are {', '.join(PARTS)}, or a glob"
-            if pattern.startswith("language.lora"):
-                hint = "add `lora: {rank: 16}` to model.language, or leave it out of `train`"
-            raise UserError(f"`{pattern}` names no parameter of the model", where="model.train", hint=hint)
+            raise UserError(f"`{pattern}` names no parameter of the model", where="model.train", hint=_hint(pattern))
         chosen |= found
     return chosen
+
+
+def _hint(pattern: str) -> str:
+    if pattern.startswith("language.lora"):
+        return "add `lora: {rank: 16}` to model.language, or leave it out of `train`"
+    if pattern in PARTS:  # the projector `identity`, for one; the default of `train` names the projector
+        return f"the model's part `{pattern}` has no parameters: leave it out, as in `train: [language.lora]`"
+    near = difflib.get_close_matches(pattern, PARTS, 1)
+    return f"did you mean `{near[0]}`?" if near else f"parts are {', '.join(PARTS)}, or a glob"
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -203,6 +203,35 @@ class Mixes(Join):
         return super().forward(features - features.mean(0))
 
 
+class Detached(Join):
+    def forward(self, features):
+        return super().forward(features.detach())
+
+
+class Drifts(Join):
+    """Measures at each call of `calibrate`."""
+
+    def calibrate(self, features, spread):
+        with torch.no_grad():
+            self.map.weight.mul_(spread / self(features).std())
+
+
+class Hides(Join):
+    """Keeps random numbers beside its state."""
+
+    def __init__(self, *, in_width, out_width):
+        super().__init__(in_width=in_width, out_width=out_width)
+        self.shift = float(torch.rand(()))
+
+    def forward(self, features):
+        return super().forward(features) + self.shift
+
+
+class OnlyFloat32(Join):
+    def forward(self, features):
+        return super().forward(features.float())
+
+
 def test_a_good_projector_passes():
     check_projector(Join)
     probe_projector(Join(in_width=3, out_width=6), INFO, 6)
@@ -215,6 +244,10 @@ def test_a_good_projector_passes():
         (HalfTokens, "not a positive integer"),
         (Dead, "`unused` gets no gradient"),
         (Mixes, "depends on the others"),
+        (Detached, "no gradient reaches the features"),
+        (Drifts, "a second `calibrate` changes it"),
+        (Hides, "same `state_dict` gives something else"),
+        (OnlyFloat32, "does not run in bfloat16"),
     ],
 )
 def test_a_broken_projector_is_found(broken, message):

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from mmcl.errors import UserError
+from mmcl.model.projectors.checks import Range, check_ranges
 from mmcl.model.projectors.standardise import Standardise, calibrate
 
 
@@ -22,18 +22,16 @@ class MLP(nn.Module):
         hidden: width between them; default: `out_width`.
         norm: standardise the encoder's channels, which differ in mean and spread by orders of magnitude; see
             `Standardise`. With it one learning rate fits all encoders.
+
+    Raises:
+        UserError: an option is out of its range; all such problems at once.
     """
 
     def __init__(
         self, *, in_width: int, out_width: int, depth: int = 2, hidden: int | None = None, norm: bool = True
     ) -> None:
         super().__init__()
-        if depth < 1 or (hidden is not None and hidden < 1):
-            raise UserError(
-                f"depth {depth} and hidden width {hidden} must be positive",
-                where="model.projector",
-                hint="LLaVA-1.5 has depth 2",
-            )
+        check_ranges(*mlp_ranges(depth, hidden))
         widths = [in_width, *[hidden or out_width] * (depth - 1), out_width]
         self.norm = Standardise(in_width) if norm else nn.Identity()
         layers: list[nn.Module] = []
@@ -56,3 +54,11 @@ class MLP(nn.Module):
         """Features [I, T, in_width] -> tokens [I, T, out_width]."""
         projected: Tensor = self.layers(self.norm(features))
         return projected
+
+
+def mlp_ranges(depth: int, hidden: int | None) -> list[Range]:
+    """What an MLP's options may be, for projectors that end in one too."""
+    return [
+        ("depth", depth, depth >= 1, "at least 1; LLaVA-1.5 has 2"),
+        ("hidden", hidden, hidden is None or hidden >= 1, "at least 1, or null"),
+    ]

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -5,6 +7,8 @@ from torch import nn
 from mmcl.errors import UserError
 from mmcl.model.projectors.linear import Linear
 from mmcl.model.projectors.mlp import MLP
+from mmcl.model.projectors.pixel_shuffle import PixelShuffle
+from mmcl.model.projectors.pool import Pool
 
 
 def kinds(projector):
@@ -35,13 +39,15 @@ def test_mlp_depth_and_hidden_width():
     assert widths(MLP(in_width=3, out_width=5, depth=3, hidden=7)) == [(3, 7), (7, 7), (7, 5)]
 
 
-@pytest.mark.parametrize("options", [{"depth": 0}, {"hidden": 0}])
-def test_mlp_refuses(options):
-    with pytest.raises(UserError, match="must be positive"):
-        MLP(in_width=3, out_width=5, **options)
+def test_mlp_names_each_option_that_is_out_of_range():
+    with pytest.raises(UserError) as caught:
+        MLP(in_width=3, out_width=5, depth=0, hidden=0)
+    assert [problem.where for problem in caught.value.problems] == ["model.projector.depth", "model.projector.hidden"]
 
 
-@pytest.mark.parametrize("build", [Linear, MLP])
+@pytest.mark.parametrize(
+    "build", [Linear, MLP, PixelShuffle, partial(Pool, grid=1)], ids=["linear", "mlp", "pixel_shuffle", "pool"]
+)
 def test_the_scale_of_the_encoder_does_not_matter(build):
     features = torch.randn(20, 4, 8) * torch.logspace(-2, 2, 8) + torch.linspace(-50, 50, 8)
     tokens = []

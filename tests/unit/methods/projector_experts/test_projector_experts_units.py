@@ -90,18 +90,35 @@ def test_a_residual_reads_standardised_features(world: Any) -> None:
 
 
 class Halved(nn.Module):
-    """Two tokens become one."""
+    """Two tokens become one, scaled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features[:, ::2] + features[:, 1::2]
+        return self.scale * (features[:, ::2] + features[:, 1::2])
 
 
-@pytest.mark.parametrize(("kind", "hint"), [("residual", "`copy` or `lora`"), ("lora", "use `copy`")])
-def test_a_unit_that_the_projector_cannot_have_is_refused(kind: Any, hint: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "base", "hint"),
+    [
+        ("residual", Halved(), "use `copy`"),
+        ("residual", nn.Sequential(Halved(), nn.Linear(12, 64)), "use `copy` or `lora`"),
+        ("lora", Halved(), "use `copy`"),
+        ("lora", nn.Identity(), "use `residual`"),
+        ("copy", nn.Identity(), "use `residual`"),
+        ("copy", nn.AdaptiveAvgPool2d((2, 12)), "take a projector that has parameters, such as `mlp`"),
+    ],
+    ids=str,
+)
+def test_a_unit_that_the_projector_cannot_have_is_refused(kind: Any, base: nn.Module, hint: str) -> None:
     with pytest.raises(UserError, match=r"projector_experts\.unit") as caught:
-        check_unit(kind, Halved(), **SIZES)
-    assert hint in str(caught.value)
-    check_unit("copy", Halved(), **SIZES)
+        check_unit(kind, base, **SIZES)
+    assert caught.value.problems[0].hint == hint
+    for other in UNITS:
+        if f"`{other}`" in hint:
+            check_unit(other, base, **SIZES)
 
 
 @pytest.mark.parametrize("kind", ["lora", "residual"])
