@@ -162,7 +162,7 @@ class Cells:
             self._asked(task, spec)[1],
             task.metric,
             dict(task.metric_options),
-            code_of((task.metric,), recipe.folder),
+            code_of("metrics", [PluginSpec(task.metric, task.metric_options)], recipe.folder),
             spec.max_new_tokens,
             None if choices is None else choices.answers,
             __version__,

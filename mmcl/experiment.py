@@ -304,8 +304,8 @@ class Experiment:
 
 def _given(stages: Sequence[Stage], stage: Stage, recipe: Recipe) -> str:
     """What stands for everything but weights that train: the model's recipe, our version, and the user's own code."""
-    names = {method.name for each in stages[: stage.index + 1] for method in each.methods}
-    return json.dumps([stages[0].hash, code_of(names, recipe.folder)], sort_keys=True)
+    methods = [method for each in stages[: stage.index + 1] for method in each.methods]
+    return json.dumps([stages[0].hash, code_of("methods", methods, recipe.folder)], sort_keys=True)
 
 
 def environment(device: str) -> dict[str, Any]:

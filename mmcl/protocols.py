@@ -1,5 +1,7 @@
 """The whole plug-in contract on one page; plug-ins import this module and `mmcl.data.types`, nothing else of mmcl.
 
+A constructor's keyword annotated `Encoder` or `tuple[Encoder, ...]` (or any contract here) takes plug-ins by name.
+
 Shapes use one legend: B rows of a batch, L positions of a row, N supervised positions of a batch, V vocabulary,
 I images, T visual tokens of one image, W width of the encoder, D width of the language model.
 """
@@ -31,14 +33,21 @@ class EncoderInfo:
     Attributes:
         tokens: visual tokens per image (T).
         width: size of each token (W).
-        image_size: height = width, in pixels, of what `transform` returns.
+        image_size: height = width, in pixels, of the image that the encoder sees.
         source: where the weights come from, such as `timm:vit_base_patch16_siglip_224`, or `random:<seed>`.
+        pixels: the shape of what `transform` returns, where that is not [3, image_size, image_size].
     """
 
     tokens: int
     width: int
     image_size: int
     source: str
+    pixels: tuple[int, ...] = ()
+
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        """The shape of what `transform` returns."""
+        return self.pixels or (3, self.image_size, self.image_size)
 
 
 @runtime_checkable
@@ -48,11 +57,11 @@ class Encoder(Protocol):
     info: EncoderInfo
 
     def transform(self) -> Callable[[Image], Tensor]:
-        """A picklable function from an RGB image to float32 [3, H, W]: preprocessing travels with the weights."""
+        """A picklable function from an RGB image to float32 of `info.pixel_shape`: preprocessing goes with weights."""
         ...
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels [I, 3, H, W] -> features [I, T, W]."""
+        """Pixels [I, *info.pixel_shape] -> features [I, T, W]."""
         ...
 
 
@@ -78,8 +87,7 @@ class Route:
     """Which expert parts a sample goes through.
 
     Attributes:
-        experts: names of projector experts with their weights, which sum to 1; `base` is the base projector. Empty
-            means the base projector alone.
+        experts: projector experts with weights that sum to 1; `base` is the base projector, which empty means alone.
         adapters: names of LoRA adapters that are active beside the shared one.
     """
 
@@ -109,8 +117,7 @@ class Batch:
         input_ids: [B, L]; image slots and padding hold the padding token.
         position_ids: [B, L]; a branch continues the positions of its prefix.
         visible: bool [B, L, L]; True where a query position (dim 1) may attend to a key position (dim 2).
-        owner: long [B, L]; index of the sample that a position belongs to, -1 for prefixes that several samples share
-            and for padding. A prefix that only one sample uses belongs to it.
+        owner: long [B, L]; index of a position's sample (of a prefix too that it alone uses), -1 if shared or padding.
         is_image: bool [B, L]; True at image slots.
         is_padding: bool [B, L]; True at padding.
         images: the images to encode, one entry per (image, expert route) pair.
@@ -158,8 +165,7 @@ class LossSum:
 
     Attributes:
         total: the summed loss, a scalar with a gradient, already multiplied by the part's weight.
-        count: how many things were summed (tokens, samples; 1 for a penalty on parameters). It must equal what
-            `Method.loss_counts` said of the same batch.
+        count: how many things were summed (tokens, samples; 1 for a penalty), as `Method.loss_counts` said.
     """
 
     total: Tensor
@@ -210,9 +216,7 @@ class Model(Protocol):
         ...
 
     def set_trainable(self, patterns: Iterable[str]) -> None:
-        """Exactly the parameters under these parts train: `encoder`, `projector`, `experts.NAME`, `language.lora`,
-        `language.lora.NAME`, `language`.
-        """
+        """Only these parts train: `encoder`, `projector`, `experts.NAME`, `language.lora`[`.NAME`], `language`."""
         ...
 
     def add_expert(self, name: str, module: nn.Module) -> None:
@@ -285,9 +289,7 @@ class Method:
         """After a task: fill the memory, Fisher, prototypes."""
 
     def select(self, model: Model, samples: Samples) -> Sequence[Route] | None:
-        """Test time, per sample: which experts. Samples come without task, id and answers (`Sample.hidden`) unless
-        `needs_task_id`. A sample's route must not depend on the others. None: no opinion.
-        """
+        """Test time: each sample's experts, on its own; `Sample.hidden` unless `needs_task_id`. None: no opinion."""
         return None
 
     def state_dict(self) -> dict[str, Any]:
@@ -295,9 +297,7 @@ class Method:
         return {}
 
     def load_state_dict(self, model: Model, state: Mapping[str, Any]) -> None:
-        """The reverse, on a fresh method after `setup`. Recreates modules (experts, adapters) in the model; the core
-        then loads the values of the parameters.
-        """
+        """The reverse, on a fresh method after `setup`: make experts and adapters anew; the core loads their values."""
 
     def stored_bytes(self) -> Mapping[str, int]:
         """Bytes that the method keeps between tasks beside model parameters, by name, such as {"memory": 120_000}."""

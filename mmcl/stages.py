@@ -13,6 +13,7 @@ from typing import Any
 from mmcl import __version__
 from mmcl.data.types import Sample, StageKind, Task
 from mmcl.errors import Problem, UserError
+from mmcl.recipe import registry
 from mmcl.recipe.spec import EvaluateSpec, PluginSpec, Recipe, StageSpec, TrainSpec
 from mmcl.recipe.suggest import did_you_mean
 
@@ -92,7 +93,8 @@ def plan(recipe: Recipe, tasks: Sequence[Task], encoder_fingerprint: str = "") -
         "seed": recipe.seed,
         "model": _plain_model(recipe),
         "encoder": encoder_fingerprint,
-        "code": code_of((recipe.model.encoder.name, recipe.model.projector.name), recipe.folder),
+        "code": code_of("encoders", [recipe.model.encoder], recipe.folder)
+        | code_of("projectors", [recipe.model.projector], recipe.folder),
     }
     parent = _hash(base)
     stages = [Stage(0, None, "align", (), recipe.train, (), {}, parent, "")]
@@ -108,7 +110,7 @@ def plan(recipe: Recipe, tasks: Sequence[Task], encoder_fingerprint: str = "") -
                 "kind": spec.kind,
                 "task": _task_hash(task),
                 "methods": [{"name": method.name, **method.options} for method in methods],
-                "code": code_of((method.name for method in methods), recipe.folder),
+                "code": code_of("methods", methods, recipe.folder),
                 "train": asdict(train),
                 "trainable": list(trainable),
             }
@@ -212,11 +214,12 @@ def _plain_model(recipe: Recipe) -> Any:
     return model
 
 
-def code_of(names: Iterable[str], folder: Path) -> dict[str, str]:
-    """Contents of the user's own files among these plug-ins: an edited file is another experiment."""
+def code_of(kind: str, specs: Iterable[PluginSpec], folder: Path) -> dict[str, str]:
+    """Contents of the user's own files among these plug-ins and theirs: an edited file is another experiment."""
     return {
         name: hashlib.sha256((folder / name.rpartition(":")[0]).read_bytes()).hexdigest()
-        for name in names
+        for spec in specs
+        for _, name in registry.walk(kind, spec, folder)
         if ".py:" in name
     }
 

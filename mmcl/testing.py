@@ -57,8 +57,9 @@ class ContractError(AssertionError):
 def check_encoder(encoder: nn.Module) -> None:
     """Check a built encoder.
 
-    `info` is true; the transform gives float32 [3, S, S] for images of any shape, is picklable and repeatable; features
-    are finite, the same every time in evaluation mode, and do not depend on what else is in the batch.
+    `info` is true; the transform gives float32 of `info.pixel_shape` for images of any shape, is picklable and
+    repeatable; features are finite, the same every time in evaluation mode, and do not depend on what else is in the
+    batch.
 
     Raises:
         ContractError: a promise is broken.

@@ -8,6 +8,7 @@ on what was computed before it and what now. Batches of another size may differ 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ from mmcl.fetch import cache_folder
 from mmcl.model.identity import identity, key_of, options_of
 from mmcl.model.rounding import Codec, RoundingError
 from mmcl.model.store import FeatureStore
-from mmcl.protocols import Encoder
+from mmcl.protocols import Encoder, EncoderInfo
 from mmcl.recipe.spec import FeaturesSpec
 
 if TYPE_CHECKING:
@@ -43,8 +44,14 @@ _READERS = min(4, os.cpu_count() or 1)
 
 
 def fingerprint(encoder: nn.Module, source: str) -> str:
-    """SHA-256 of the encoder's source, its class and plain options, and every tensor of its state."""
-    digest = hashlib.sha256(f"{source} {options_of(encoder)}".encode())
+    """SHA-256 of the encoder's source, every tensor of its state, and its class and plain options.
+
+    Of the modules inside, those that are encoders themselves count with their options too.
+    """
+    parts = [
+        part for part in encoder.modules() if part is encoder or isinstance(getattr(part, "info", None), EncoderInfo)
+    ]
+    digest = hashlib.sha256(" ".join([source, *map(options_of, parts)]).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -125,9 +132,9 @@ class Features:
 
     def batch_size(self, device: torch.device) -> int:
         """Images per batch: the same for every call on a kind of device."""
-        side = cast(Encoder, self.encoder).info.image_size
-        budget = _CPU_PIXELS if device.type == "cpu" else _GPU_PIXELS
-        exponent: int = (budget // side**2).bit_length() - 1
+        values = math.prod(cast(Encoder, self.encoder).info.pixel_shape)
+        budget = 3 * (_CPU_PIXELS if device.type == "cpu" else _GPU_PIXELS)
+        exponent: int = (budget // values).bit_length() - 1
         return 1 << max(2, min(6, exponent))
 
     def tell(self, notify: Callable[[str], None]) -> None:
@@ -163,7 +170,7 @@ class Features:
             yield made
 
     def _encode(self, pixels: Sequence[Tensor], device: torch.device) -> Tensor:
-        """Pixels, each [3, H, W] -> features [I, T, W] (float32, CPU), in batches of one shape."""
+        """Pixels of each image -> features [I, T, W] (float32, CPU), in batches of one shape."""
         size = self.batch_size(device)
         parts = []
         for start in range(0, len(pixels), size):
@@ -291,7 +298,7 @@ def preload(model: Assembly, samples: Iterable[Samples], progress: Progress, lab
 
 
 def encode(encoder: nn.Module, pixels: Tensor) -> Tensor:
-    """Pixels [I, 3, H, W] -> features [I, T, W], float32.
+    """Pixels [I, *info.pixel_shape] -> features [I, T, W], float32.
 
     Raises:
         UserError: the encoder's `info` promised another shape.
@@ -309,7 +316,7 @@ def encode(encoder: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def load_pixels(images: Sequence[ImageSource], transform: Callable[[Image], Tensor]) -> Tensor:
-    """Open and transform images: float32 [I, 3, H, W]."""
+    """Open and transform images: float32 [I, *info.pixel_shape]."""
     (loaded,) = (pixels for _, pixels in read_ahead(images, transform, len(images)))
     return torch.stack(loaded)
 
@@ -317,7 +324,7 @@ def load_pixels(images: Sequence[ImageSource], transform: Callable[[Image], Tens
 def read_ahead(
     images: Sequence[ImageSource], transform: Callable[[Image], Tensor], size: int
 ) -> Iterator[tuple[Sequence[ImageSource], list[Tensor]]]:
-    """Batches of images with their pixels [3, H, W]; threads read the next batch while the caller works on this one.
+    """Batches of images with the pixels of each; threads read the next batch while the caller works on this one.
 
     Raises:
         UserError: an image can't be read or has changed since its digest was taken; the transform gives several sizes.

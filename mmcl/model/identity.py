@@ -61,7 +61,7 @@ def identity(
         encoder: frozen.
         transform: of the encoder.
         fingerprint: of the encoder's weights.
-        encode: runs the encoder as it is run for the store: pixels, each [3, H, W] -> features [I, T, W].
+        encode: runs the encoder as it is run for the store: pixels of each image -> features [I, T, W].
 
     Returns:
         Plain values for JSON; `key_of` makes the key.

@@ -57,6 +57,7 @@ def encoder_problems(encoder: nn.Module) -> list[Problem]:
     if not isinstance(info, EncoderInfo):
         return [Problem(where, f"`info` is {info!r}, not an EncoderInfo", "set `self.info = EncoderInfo(...)`")]
     sizes = {"tokens": info.tokens, "width": info.width, "image_size": info.image_size}
+    sizes |= {f"pixels[{axis}]": size for axis, size in enumerate(info.pixels)}
     problems = [
         Problem(where, f"`info.{name}` is {value!r}, not a positive integer")
         for name, value in sizes.items()
@@ -67,7 +68,7 @@ def encoder_problems(encoder: nn.Module) -> list[Problem]:
     transform = encoder.transform()  # type: ignore[operator]
     problems += _pickling_problems(where, transform)
     pixels = [transform(image) for image in probe_images()]
-    expected = (3, info.image_size, info.image_size)
+    expected = info.pixel_shape
     for tensor in pixels:
         if not isinstance(tensor, Tensor):
             problems.append(Problem(where, f"`transform()` gives {type(tensor).__name__}, not a tensor"))

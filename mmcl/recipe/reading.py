@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from mmcl.errors import Problem, UserError
-from mmcl.recipe.schema import PLUGIN_FIELDS, plugin_spec
+from mmcl.recipe.schema import PLUGIN_FIELDS
+from mmcl.recipe.spec import plugin_spec
 from mmcl.recipe.typed import show
 
 # What an absent list stands for, so that its entries can be overridden.
@@ -140,10 +141,15 @@ def _set(data: Any, path: str, value: Any, combine: Callable[[str, Any, Any], An
             return
         if old is None:
             old = copy.deepcopy(_DEFAULT_LISTS.get(part, {})) if depth == 0 else {}
-        elif isinstance(old, str) and (part in PLUGIN_FIELDS or (depth and parts[depth - 1] == "methods")):
+        elif isinstance(old, str) and _may_name_plugin(parts[: depth + 1]):
             old = {"name": old}
         node[key] = old
         node = old
+
+
+def _may_name_plugin(path: Sequence[str]) -> bool:
+    """Whether text here can be a plug-in's name: in a plug-in's field, or in a list there or below."""
+    return path[-1] in PLUGIN_FIELDS or (path[-1].isdecimal() and any(part in PLUGIN_FIELDS for part in path))
 
 
 def _key(node: Any, part: str, path: str) -> Any:

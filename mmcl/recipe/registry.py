@@ -5,22 +5,18 @@ Listing imports no plug-in. The constructor's signature is the schema of a plug-
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import importlib.machinery
 import importlib.metadata
-import importlib.util
 import inspect
-import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from mmcl.errors import Problem, UserError
-from mmcl.recipe.spec import PluginSpec
+from mmcl.recipe.modules import attribute_of, module_of_file, summary_of
+from mmcl.recipe.signatures import Part, option_docs, parameters, part_of
+from mmcl.recipe.spec import PluginSpec, plugin_spec
 from mmcl.recipe.suggest import did_you_mean
 
 KINDS = ("encoders", "projectors", "methods", "streams", "formats", "metrics", "objectives")
@@ -31,6 +27,11 @@ CORE_KEYWORDS: Mapping[str, frozenset[str]] = {
     **{kind: frozenset({"root"}) for kind in KINDS if kind != "projectors"},
 }
 """Keywords that the core gives and a recipe may not."""
+
+_CHECKED_BY_BUILDING = frozenset({"methods", "metrics"})  # only their constructors know the ranges of their options
+
+# What constructors of a kind call their own place in their messages.
+_HOMES: Mapping[str, str] = {"encoders": "model.encoder", "projectors": "model.projector", "streams": "stream"}
 
 _OFFERED = frozenset({"root", "seed"})  # for constructors that take them; whatever else the core gives is a must
 
@@ -87,7 +88,8 @@ class Option:
     @property
     def type(self) -> str:
         """The annotation as text."""
-        return inspect.formatannotation(self.hint).replace("typing.", "").replace("collections.abc.", "")
+        text = inspect.formatannotation(self.hint)
+        return text.replace("typing.", "").replace("collections.abc.", "").replace("mmcl.protocols.", "")
 
 
 def entries(kind: str) -> list[Entry]:
@@ -102,7 +104,7 @@ def entries(kind: str) -> list[Entry]:
         Entry(
             name=point.name,
             kind=kind,
-            summary=_summary(point.module, point.attr),
+            summary=summary_of(point.module, point.attr),
             distribution=point.dist.name if point.dist else "",
             version=point.dist.version if point.dist else "",
             target=point.value,
@@ -129,7 +131,7 @@ def load(kind: str, name: str, folder: Path) -> Callable[..., Any]:
     label = f"the {kind[:-1]} `{name}`"
     if ".py:" in name:
         path, _, attribute = name.rpartition(":")
-        module = _module_of_file((folder / path).resolve(), name)
+        module = module_of_file((folder / path).resolve(), name)
         source = path
     else:
         point = _point(kind, name)
@@ -144,7 +146,7 @@ def load(kind: str, name: str, folder: Path) -> Callable[..., Any]:
                 hint=f"Install the missing module `{error.name}`." if error.name else "",
             ) from error
     try:
-        found = _attribute(module, attribute)
+        found = attribute_of(module, attribute)
     except AttributeError:
         classes = [key for key, value in vars(module).items() if inspect.isclass(value) and not key.startswith("_")]
         raise UserError(
@@ -170,7 +172,7 @@ def options(kind: str, plugin: Callable[..., Any]) -> list[Option]:
     Raises:
         UserError: an annotation of the constructor can't be resolved.
     """
-    docs = _option_docs(plugin)
+    docs = option_docs(plugin)
     return [
         Option(
             name=parameter.name,
@@ -179,7 +181,7 @@ def options(kind: str, plugin: Callable[..., Any]) -> list[Option]:
             default=None if parameter.default is parameter.empty else parameter.default,
             doc=docs.get(parameter.name, ""),
         )
-        for parameter, hint in _parameters(plugin)
+        for parameter, hint in parameters(plugin)
         if parameter.name not in CORE_KEYWORDS[kind]
     ]
 
@@ -189,11 +191,41 @@ def signature(kind: str, name: str, folder: Path = Path()) -> list[Option]:
     return options(kind, load(kind, name, folder))
 
 
+def read(kind: str, data: Any, folder: Path, where: str) -> tuple[PluginSpec | None, list[Problem]]:
+    """A plug-in that YAML data name, or None where there is a mistake; and every mistake.
+
+    Args:
+        kind: one of `KINDS`.
+        data: a name, or a mapping with `name` and options.
+        folder: the recipe's folder.
+        where: the path in the recipe that messages start with.
+    """
+    from mmcl.recipe.typed import show
+
+    spec = plugin_spec(data)
+    if spec is None:
+        hint = "Write a name, or `{name: NAME, option: value}`."
+        article = "an" if kind[0] in "aeiou" else "a"
+        return None, [Problem(where, f"expected {article} {kind[:-1]}, got {show(data)} without a name", hint)]
+    problems = check(kind, spec, folder, where)
+    return (None if problems else spec), problems
+
+
+def walk(kind: str, spec: PluginSpec, folder: Path) -> Iterator[tuple[str, str]]:
+    """Kind and name of a plug-in whose options are right, and of all plug-ins that it is given, at every depth."""
+    yield kind, spec.name
+    for option, part in _parts(kind, load(kind, spec.name, folder)).items():
+        given = spec.options.get(option)
+        for inner in map(plugin_spec, given if part.many and given else [given]):
+            if inner is not None:
+                yield from walk(part.kind, inner, folder)
+
+
 def check(kind: str, spec: PluginSpec, folder: Path, where: str = "") -> list[Problem]:
-    """Every mistake in a plug-in's name and options.
+    """Every mistake in a plug-in's name and options, those of the plug-ins that it is given included.
 
     Methods and metrics are also constructed, because only their constructors know the ranges of their options. Other
-    kinds are not: their constructors load weights or data.
+    kinds, and whatever is given one of these, are not: their constructors load weights or data.
 
     Args:
         kind: one of `KINDS`.
@@ -205,10 +237,10 @@ def check(kind: str, spec: PluginSpec, folder: Path, where: str = "") -> list[Pr
 
     try:
         plugin = load(kind, spec.name, folder)
-        problems = _converted(kind, plugin, spec, where or spec.name)[1]
+        problems = _converted(kind, plugin, spec, folder, where or spec.name)[1]
     except UserError as error:
         return [Problem(where or spec.name, item.message, item.hint) for item in error.problems]
-    if problems or kind not in ("methods", "metrics"):
+    if problems or not {each for each, _ in walk(kind, spec, folder)} <= _CHECKED_BY_BUILDING:
         return problems
     try:
         build(kind, spec, folder, seed=0)
@@ -218,7 +250,7 @@ def check(kind: str, spec: PluginSpec, folder: Path, where: str = "") -> list[Pr
 
 
 def build(kind: str, spec: PluginSpec, folder: Path, **core: Any) -> Any:
-    """Construct a plug-in.
+    """Construct a plug-in, after the plug-ins that it is given.
 
     Args:
         kind: one of `KINDS`.
@@ -231,10 +263,18 @@ def build(kind: str, spec: PluginSpec, folder: Path, **core: Any) -> Any:
         UserError: the name or the options are wrong.
     """
     plugin = load(kind, spec.name, folder)
-    keywords, problems = _converted(kind, plugin, spec, spec.name)
+    keywords, problems = _converted(kind, plugin, spec, folder, spec.name)
     if problems:
         raise UserError(problems=problems)
-    known = {parameter.name for parameter, _ in _parameters(plugin)}
+    for option, part in _parts(kind, plugin).items():
+        if isinstance(keywords.get(option), PluginSpec):
+            keywords[option] = _build_part(part, keywords[option], folder, core, (_HOMES.get(kind, ""), option))
+        elif keywords.get(option) is not None:
+            keywords[option] = tuple(
+                _build_part(part, inner, folder, core, (_HOMES.get(kind, ""), option, index))
+                for index, inner in enumerate(keywords[option])
+            )
+    known = {parameter.name for parameter, _ in parameters(plugin)}
     given = {key: value for key, value in {"root": folder, **core}.items() if key in known or key not in _OFFERED}
     return plugin(**{**given, **keywords})
 
@@ -261,128 +301,75 @@ def _point(kind: str, name: str) -> importlib.metadata.EntryPoint:
     return found[0]
 
 
-def _attribute(module: ModuleType, dotted: str) -> Any:
-    found: Any = module
-    for part in dotted.split("."):
-        found = getattr(found, part)
-    return found
+# ------------------------------------------------------------------------------------------------------------- options
 
 
-def _module_of_file(path: Path, name: str) -> ModuleType:
-    """The file as a module of a private name, so that nothing can import it by accident and `sys.path` stays."""
-    try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"the file {path} can't be read: {error.strerror}",
-            where=name,
-            hint="The path starts at the recipe's folder.",
-        ) from error
-    private = f"_mmcl_file_{hashlib.sha256(bytes(path) + source).hexdigest()[:16]}"
-    if private in sys.modules:
-        return sys.modules[private]
-    spec = importlib.util.spec_from_file_location(private, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is no Python file", where=name)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[private] = module  # dataclasses and pickle look their module up
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        del sys.modules[private]
-        raise UserError(f"{path}:{error.lineno}: {error.msg}", where=name, hint="Mend the Python syntax.") from error
-    except ImportError as error:
-        del sys.modules[private]
-        raise UserError(f"the file {path} can't be imported: {error}", where=name) from error
-    except BaseException:
-        del sys.modules[private]
-        raise
-    return module
-
-
-def _summary(module: str, attribute: str) -> str:
-    """First line of the docstring, read from the source: importing the module could import torch."""
-    found: importlib.machinery.ModuleSpec | None = None
-    search: Sequence[str] | None = None
-    parts = module.split(".")
-    for end in range(1, len(parts) + 1):
-        name = ".".join(parts[:end])
-        specs = (finder.find_spec(name, search) for finder in sys.meta_path)
-        found = next((spec for spec in specs if spec is not None), None)
-        if found is None:
-            return ""
-        search = found.submodule_search_locations
-    if found is None or found.origin is None or not found.origin.endswith(".py"):
-        return ""
-    try:
-        tree = ast.parse(Path(found.origin).read_bytes())
-    except (OSError, SyntaxError):
-        return ""
-    for node in tree.body:
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == attribute:
-            return (ast.get_docstring(node) or "").partition("\n")[0]
-    return ""
-
-
-# ---------------------------------------------------------------------------------------------------------- signatures
-
-
-def _parameters(plugin: Callable[..., Any]) -> list[tuple[inspect.Parameter, Any]]:
-    function = plugin.__init__ if inspect.isclass(plugin) else plugin
-    try:
-        hints = typing.get_type_hints(function, include_extras=True)
-    except NameError as error:
-        raise UserError(
-            f"an annotation of its constructor can't be resolved: {error}",
-            where=getattr(plugin, "__name__", ""),
-            hint="Import the type outside `if TYPE_CHECKING`.",
-        ) from error
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [
-        (parameter, hints.get(parameter.name, Any))
-        for parameter in inspect.signature(plugin).parameters.values()
-        if parameter.kind in named
-    ]
+def _parts(kind: str, plugin: Callable[..., Any]) -> dict[str, Part]:
+    """The options that take plug-ins."""
+    return {option.name: part for option in options(kind, plugin) if (part := part_of(option.hint))}
 
 
 def _converted(
-    kind: str, plugin: Callable[..., Any], spec: PluginSpec, where: str
+    kind: str, plugin: Callable[..., Any], spec: PluginSpec, folder: Path, where: str
 ) -> tuple[dict[str, Any], list[Problem]]:
+    """The given options as the constructor wants them, but plug-ins as specs (or tuples of them); and the mistakes."""
     from mmcl.recipe.typed import check_options, join_path
 
-    known = options(kind, plugin)
+    known, parts = options(kind, plugin), _parts(kind, plugin)
     given_by_core = CORE_KEYWORDS[kind] & spec.options.keys()
     problems = [
         Problem(join_path(where, key), "mmcl sets this itself", "Leave it out.") for key in sorted(given_by_core)
     ]
     try:
         keywords, mistakes = check_options(
-            {option.name: option.hint for option in known},
+            {option.name: Any if option.name in parts else option.hint for option in known},
             {option.name for option in known if option.required},
-            {key: value for key, value in spec.options.items() if key not in given_by_core},
+            {key: None if key in parts else value for key, value in spec.options.items() if key not in given_by_core},
             lambda path: join_path(where, *path),
             f"option of the {kind[:-1]} `{spec.name}`",
         )
     except TypeError as error:
         raise UserError(f"the {kind[:-1]} `{spec.name}` has an annotation that can't be checked: {error}") from error
+    for option, part in parts.items():
+        if option in spec.options:
+            keywords[option], wrong = _read_part(part, spec.options[option], folder, join_path(where, option))
+            mistakes += wrong
     return keywords, problems + mistakes
 
 
-def _option_docs(plugin: Callable[..., Any]) -> dict[str, str]:
-    """The `Args:` of the class's or the constructor's Google docstring."""
-    docs: dict[str, str] = {}
-    for owner in (plugin, getattr(plugin, "__init__", None)):
-        lines = inspect.cleandoc(getattr(owner, "__doc__", None) or "").splitlines()
-        inside, name = False, ""
-        for line in lines:
-            if line.rstrip() == "Args:":
-                inside = True
-            elif inside and line and not line.startswith(" "):
-                inside = False
-            elif inside and line.startswith("    ") and line[4:5].strip():
-                name, _, text = line.strip().partition(":")
-                name = name.partition(" ")[0]
-                docs[name] = text.strip()
-            elif inside and name and line.strip():
-                docs[name] = f"{docs[name]} {line.strip()}"
-    return docs
+def _read_part(part: Part, data: Any, folder: Path, where: str) -> tuple[Any, list[Problem]]:
+    from mmcl.recipe.typed import join_path, show
+
+    if data is None and part.optional:
+        return None, []
+    if not part.many:
+        return read(part.kind, data, folder, where)
+    if not isinstance(data, (list, tuple)):
+        return None, [
+            Problem(
+                where,
+                f"expected a list of {part.kind}, got {show(data)}",
+                f"Write `{where.rpartition('.')[2]}: [...]`.",
+            )
+        ]
+    found = [read(part.kind, entry, folder, join_path(where, index)) for index, entry in enumerate(data)]
+    return tuple(spec for spec, _ in found), [problem for _, problems in found for problem in problems]
+
+
+def _build_part(
+    part: Part, spec: PluginSpec, folder: Path, core: Mapping[str, Any], place: tuple[str | int, ...]
+) -> Any:
+    """Construct a plug-in for another one, with what the core gave that one; its messages name this place."""
+    from mmcl.recipe.typed import join_path
+
+    taken = _OFFERED | CORE_KEYWORDS[part.kind]
+    try:
+        return build(part.kind, spec, folder, **{key: value for key, value in core.items() if key in taken})
+    except UserError as error:
+        home = _HOMES.get(part.kind, "")
+        raise UserError(
+            problems=[
+                Problem(join_path(*place, item.where.removeprefix(home).removeprefix(".")), item.message, item.hint)
+                for item in error.problems
+            ]
+        ) from error

@@ -63,15 +63,6 @@ def parse(data: Any, folder: Path) -> tuple[Recipe | None, list[Problem]]:
     return dataclasses.replace(recipe, folder=folder), []
 
 
-def plugin_spec(data: Any) -> PluginSpec | None:
-    """The plug-in that YAML data name (`mlp` or `{name: mlp, depth: 2}`); None where they name none."""
-    if isinstance(data, str) and data:
-        return PluginSpec(data)
-    if isinstance(data, Mapping) and isinstance(data.get("name"), str) and all(isinstance(key, str) for key in data):
-        return PluginSpec(data["name"], {key: value for key, value in data.items() if key != "name"})
-    return None
-
-
 class _Reader:
     """Collects problems while it walks the data along the dataclasses."""
 
@@ -146,14 +137,9 @@ class _Reader:
 
     def plugin(self, kind: str, data: Any, where: str) -> PluginSpec | None:
         """A plug-in whose name and options are right, or None."""
-        spec = plugin_spec(data)
-        if spec is None:
-            hint = "Write a name, or `{name: NAME, option: value}`."
-            self.wrong(where, f"expected a {kind[:-1]}, got {show(data)} without a name", hint)
-            return None
-        problems = registry.check(kind, spec, self.folder, where)
+        spec, problems = registry.read(kind, data, self.folder, where)
         self.problems += problems
-        return None if problems else spec
+        return spec
 
     def clashes(self, specs: Iterable[PluginSpec | None], where: str) -> list[Problem]:
         """Methods of one list that exclude each other."""

@@ -33,11 +33,20 @@ class PluginSpec:
 
     Attributes:
         name: the registered name, or `./file.py:Class` relative to the recipe's folder.
-        options: keywords of the constructor, as plain YAML values.
+        options: keywords of the constructor, as plain YAML values; a plug-in among them as the recipe names it.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def plugin_spec(data: Any) -> PluginSpec | None:
+    """The plug-in that YAML data name (`mlp` or `{name: mlp, depth: 2}`); None where they name none."""
+    if isinstance(data, str) and data:
+        return PluginSpec(data)
+    if isinstance(data, Mapping) and isinstance(data.get("name"), str) and all(isinstance(key, str) for key in data):
+        return PluginSpec(data["name"], {key: value for key, value in data.items() if key != "name"})
+    return None
 
 
 @dataclass(frozen=True, slots=True)

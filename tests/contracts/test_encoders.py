@@ -1,11 +1,14 @@
 """Every registered encoder keeps its promises; a new one is tested by being registered."""
 
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from mmcl.recipe import registry
+from mmcl.recipe.spec import PluginSpec
 from mmcl.testing import check_encoder
 
 CLASSES = {point.name: point for point in entry_points(group="mmcl.encoders")}
@@ -18,6 +21,23 @@ def random_model(kind, **config):
 
 
 OPTIONS = {
+    "fused": [
+        {"encoders": ["tiny", {"name": "tiny", "tokens": 9, "width": 8, "image_size": 24}]},
+        {
+            "encoders": [
+                {"name": "timm", "model": "test_vit", "pretrained": False, "image_size": 96},
+                {"name": "lite0", "image_size": 64},
+            ],
+            "grid": 3,
+        },
+        {
+            "encoders": [
+                {"name": "timm", "model": "test_vit", "pretrained": False, "prefix_tokens": True},
+                {"name": "timm", "model": "test_vit", "pretrained": False, "image_size": 96, "seed": 1},
+            ],
+            "join": "sequence",
+        },
+    ],
     "lite0": [{"image_size": 64}, {"image_size": 96, "levels": (2, 4), "grid": 3, "fit": "pad"}],
     "open_clip": [
         {"model": "tiny-vit"},
@@ -49,7 +69,7 @@ CASES = [(name, options) for name in sorted(CLASSES) for options in OPTIONS.get(
 
 
 def build(name, options):
-    return CLASSES[name].load()(**options)
+    return registry.build("encoders", PluginSpec(name, options), Path())
 
 
 def test_the_walk_finds_the_encoders():
