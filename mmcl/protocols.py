@@ -52,17 +52,19 @@ class EncoderInfo:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A vision encoder: any `nn.Module` with these, no base class needed. The core adds its weights' fingerprint."""
+    """A vision encoder: any `nn.Module` with these, no base class needed. The core adds its weights' fingerprint.
+
+    With a method `views((width, height)) -> int`, an image is seen in that many views: `transform` then gives [views,
+    *info.pixel_shape], and the image's tokens follow view by view.
+    """
 
     info: EncoderInfo
 
     def transform(self) -> Callable[[Image], Tensor]:
         """A picklable function from an RGB image to float32 of `info.pixel_shape`: preprocessing goes with weights."""
-        ...
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels [I, *info.pixel_shape] -> features [I, T, W]."""
-        ...
 
 
 @runtime_checkable
@@ -75,11 +77,9 @@ class Projector(Protocol):
 
     def tokens(self, tokens_in: int) -> int:
         """How many tokens leave when `tokens_in` enter."""
-        ...
 
     def forward(self, features: Tensor) -> Tensor:
         """Features [I, T, in_width] -> tokens [I, tokens(T), out_width]."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,60 +184,49 @@ class Model(Protocol):
     @property
     def language(self) -> nn.Module:
         """The causal language model, adapters included."""
-        ...
 
     @property
     def device(self) -> device:
         """Where the language model lives."""
-        ...
 
     def forward(self, batch: Batch, *, hidden: bool = False) -> Output:
         """Run the batch; with `hidden`, also return hidden states."""
-        ...
 
     def pack(self, samples: Samples, routes: Sequence[Route]) -> list[Batch]:
         """Make batches for a forward pass of whole samples (training, distillation, Fisher)."""
-        ...
 
     def generate(self, samples: Samples, routes: Sequence[Route] | None = None) -> list[str]:
         """Greedy answers to the last user turn of each sample, in order."""
-        ...
 
     def image_features(self, images: Sequence[ImageSource]) -> list[Tensor]:
-        """Encoder output of each image, [T, W] float32 on the model's device, computed once while it is frozen."""
-        ...
+        """Encoder output of each image, [views * T, W] float32 on the device, computed once while it is frozen."""
+
+    def views(self, image: ImageSource) -> int:
+        """How many times the encoder looks at this image (1 but for encoders with `views`)."""
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Frozen text embedding [len(texts), D]: the mean of the language model's input embeddings of each text."""
-        ...
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Parameters that train now, by their full name (`projector.…`, `experts.NAME.…`, `language.…`)."""
-        ...
 
     def set_trainable(self, patterns: Iterable[str]) -> None:
         """Only these parts train: `encoder`, `projector`, `experts.NAME`, `language.lora`[`.NAME`], `language`."""
-        ...
 
     def add_expert(self, name: str, module: nn.Module) -> None:
         """Add a projector expert: it maps features [I, T, W] to the base projector's output shape."""
-        ...
 
     def remove_expert(self, name: str) -> None:
         """Forget an expert of that name."""
-        ...
 
     def add_adapter(self, name: str) -> None:
         """Add a LoRA adapter with the recipe's LoRA settings, a no-op at initialisation, inactive unless routed to."""
-        ...
 
     def snapshot(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Copies of the named parameters (default: those that train now)."""
-        ...
 
     def using(self, tensors: Mapping[str, Tensor]) -> AbstractContextManager[None]:
         """Inside the context the named parameters have these values (a teacher); afterwards their own again."""
-        ...
 
 
 # ------------------------------------------------------------------------------------------------------------- methods
@@ -312,11 +301,9 @@ class Objective(Protocol):
 
     def supervise(self, sample: Sample) -> tuple[bool, ...]:
         """For each turn of the sample, whether its tokens are supervised."""
-        ...
 
     def loss(self, model: Model, batch: Batch, out: Output) -> LossSum:
         """Summed loss over the batch's supervised tokens; the count is the number of those tokens."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +359,6 @@ class Metric(Protocol):
 
     def __call__(self, rows: Sequence[Prediction]) -> Score:
         """Score every row; an empty answer is wrong, no row is dropped."""
-        ...
 
 
 class Format(Protocol):
@@ -380,15 +366,12 @@ class Format(Protocol):
 
     def sniff(self, path: Path) -> bool:
         """Whether the file looks like this format; cheap, raises nothing."""
-        ...
 
     def read(self, path: Path, *, task: str, images: Path | None) -> Samples:
         """Samples of the file, all mistakes at once as a UserError that names file, row and key."""
-        ...
 
     def validate(self, path: Path, *, task: str, images: Path | None) -> list[Problem]:
         """Every mistake in the file, without raising."""
-        ...
 
 
 class Stream(Protocol):
@@ -396,4 +379,3 @@ class Stream(Protocol):
 
     def tasks(self) -> Sequence[Task]:
         """The tasks in order. Deterministic: the same options give the same samples on every machine."""
-        ...

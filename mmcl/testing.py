@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mmcl.data.types import IMAGE_PLACEHOLDER, Sample, Samples, Task
 from mmcl.model.probe import encoder_problems, probe_images, projector_problems
 from mmcl.model.tiny import tiny_tokenizer
+from mmcl.model.views import has_views
 from mmcl.protocols import BASE, EncoderInfo, Method, Metric, Prediction, Route, Stream
 from mmcl.tiny_world import TinyImage, tiny_assembly, tiny_language, tiny_tasks
 
@@ -68,11 +69,12 @@ def check_encoder(encoder: nn.Module) -> None:
     _report(encoder, problems)
     transform = encoder.transform()  # type: ignore[operator]
     images = probe_images()
-    pixels = torch.stack([transform(image) for image in images])
+    pixels = [transform(image) for image in images]
     copied = pickle.loads(pickle.dumps(transform))
     if not all(torch.equal(copied(image), tensor) for image, tensor in zip(images, pixels, strict=True)):
         problems.append("`transform()` is not repeatable, or changes when it is pickled")
-    problems += _forward_problems(encoder, pixels)
+    batch = torch.cat(pixels) if has_views(encoder) else torch.stack(pixels)
+    problems += _forward_problems(encoder, batch, other=len(pixels[0]) if has_views(encoder) else 1)
     _report(encoder, problems)
 
 
@@ -226,8 +228,8 @@ def _report(thing: object, problems: Sequence[str]) -> None:
         raise ContractError(type(thing).__name__, problems)
 
 
-def _forward_problems(module: nn.Module, batch: Tensor) -> list[str]:
-    """In evaluation mode: the same every time, whatever else is in the batch."""
+def _forward_problems(module: nn.Module, batch: Tensor, other: int = 1) -> list[str]:
+    """In evaluation mode: the same every time, whatever else is in the batch; rows 0 and `other` differ in image."""
     module.eval()
     with torch.no_grad():
         first, second = module(batch), module(batch)
@@ -237,7 +239,7 @@ def _forward_problems(module: nn.Module, batch: Tensor) -> list[str]:
         problems.append("`forward` gives something else the second time, in evaluation mode")
     elif (first - alone).abs().max() > ROUNDING * first.abs().max():
         problems.append("what `forward` gives for an image depends on the others in its batch")
-    if torch.equal(first[0], first[1]):
+    if torch.equal(first[0], first[other]):
         problems.append("two different images have the same features")
     return problems
 

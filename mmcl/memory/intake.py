@@ -28,13 +28,13 @@ class FeatureSource:
     """Where `store="features"` gets encoder outputs from.
 
     Attributes:
-        compute: features [T, W] of each image.
-        shape: (T, W).
+        compute: features [T, W] of each image; T may differ.
+        shape: (T, W) of an image.
         fingerprint: of the encoder.
     """
 
     compute: Callable[[Sequence[ImageSource]], Sequence[Tensor]]
-    shape: tuple[int, int]
+    shape: Callable[[ImageSource], tuple[int, int]]
     fingerprint: str
 
 
@@ -98,7 +98,7 @@ class Intake:
         if self.features is None:
             return image.digest, image_bytes(image)[1]
         dtype = DTYPES[self.feature_dtype]
-        tokens, width = self.features.shape
+        tokens, width = self.features.shape(image)
         size = tokens * width * dtype.itemsize + features_overhead(image.name, self.features.fingerprint)
         return features_digest(image.digest, dtype), size
 

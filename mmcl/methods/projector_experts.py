@@ -188,7 +188,8 @@ class ProjectorExperts(Method):
         unit = model.experts[name]
         images = list({image.digest: image for sample in task.train for image in sample.images}.values())
         if isinstance(unit, ResidualUnit) and images:
-            unit.measure(torch.stack(model.image_features(images[:MEASURED])))
+            features = torch.cat(model.image_features(images[:MEASURED]))
+            unit.measure(features.view(-1, model.encoder_info.tokens, features.shape[-1]))
         if source:
             unit.load_state_dict(model.experts[source].state_dict())
         return name

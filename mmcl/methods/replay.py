@@ -159,7 +159,7 @@ class Replay(Method):
         self._previous, self._pairs = None, None
         features = FeatureSource(
             compute=model.image_features,
-            shape=(model.encoder_info.tokens, model.encoder_info.width),
+            shape=lambda image: (model.views(image) * model.encoder_info.tokens, model.encoder_info.width),
             fingerprint=model.fingerprint,
         )
         scored = self.memory.selection == "drift"

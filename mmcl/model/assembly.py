@@ -18,11 +18,12 @@ from mmcl.errors import UserError
 from mmcl.model.adapters import Adapters
 from mmcl.model.attention import SHORT_ROW, Layout, attend_by_document, documents_apart, layout_of
 from mmcl.model.capability import context_length, packs
-from mmcl.model.features import IN_MEMORY, Features, encode, fingerprint, load_pixels
+from mmcl.model.features import IN_MEMORY, Features, fingerprint, run_encoder
 from mmcl.model.kernels import lean_norms
 from mmcl.model.packing import Item, expand, pack, padded
 from mmcl.model.parts import select_parameters
 from mmcl.model.prompt import Prompt
+from mmcl.model.views import join
 from mmcl.protocols import BASE, Batch, Encoder, EncoderInfo, Output, Projector, Route
 from mmcl.recipe.spec import FeaturesSpec, LoRASpec
 
@@ -218,13 +219,17 @@ class Assembly(nn.Module):
     # -------------------------------------------------------------------------------------------------- features
 
     def image_features(self, images: Sequence[ImageSource]) -> list[Tensor]:
-        """Encoder output of each image, [T, W]; computed once per image while the encoder is frozen."""
+        """Encoder output of each image, [views * T, W]; computed once per image while the encoder is frozen."""
         if self.encoder_trains:
-            return list(encode(self.encoder, load_pixels(images, self.features.transform).to(self.device)))
+            return run_encoder(self.encoder, images, self.device)
         if self.features.stale(self.encoder):
             self.renew_features()
         found = self.features.get(images, self.device)
         return [found[image.digest] for image in images]
+
+    def views(self, image: ImageSource) -> int:
+        """How many times the encoder looks at this image; each view gives T features."""
+        return self.features.views.of(image, self.fingerprint)
 
     def calibrate(self, samples: Samples) -> None:
         """Let the projector measure the encoder's features on the first images of a training set, if it wants to.
@@ -235,11 +240,12 @@ class Assembly(nn.Module):
         images = {image.digest: image for sample in samples for image in sample.images}
         if measure is not None and images:
             with torch.no_grad():
-                features = torch.stack(self.image_features(list(images.values())[:CALIBRATION_IMAGES]))
-                measure(features, float(self._embedding.weight.float().std()))
+                features = torch.cat(self.image_features(list(images.values())[:CALIBRATION_IMAGES]))
+                spread = float(self._embedding.weight.float().std())
+                measure(features.view(-1, self.encoder_info.tokens, features.shape[-1]), spread)
 
     def project(self, features: Tensor, route: Route) -> Tensor:
-        """Features [I, T, W] of one route -> visual tokens [I, T', D]."""
+        """Features [V, T, W] of one route -> visual tokens [V, T', D]."""
         if not route.experts:
             return cast(Tensor, self.projector(features))
         parts = [
@@ -272,10 +278,11 @@ class Assembly(nn.Module):
         items = []
         for index, sample in enumerate(samples):
             turns = supervise[index] if supervise else [turn.role == "assistant" for turn in sample.turns]
-            ids, targets = expand(self.prompt.encode(sample, turns), self.visual_tokens)
+            counts = [self.views(image) * self.visual_tokens for image in sample.images]
+            ids, targets = expand(self.prompt.encode(sample, turns), counts)
             if len(ids) > self.max_length:
                 raise UserError(
-                    f"{len(ids)} tokens ({len(sample.images)} images of {self.visual_tokens} tokens each), "
+                    f"{len(ids)} tokens (of these {sum(counts)} for {len(sample.images)} images), "
                     f"but the language model takes {self.max_length}",
                     where=f"task {sample.task}, sample {sample.id}",
                     hint="shorten the text, use a projector with fewer tokens, or raise model.max_length",
@@ -309,23 +316,25 @@ class Assembly(nn.Module):
             return embeds
         visual = self._visual(batch)
         width, length = embeds.shape[2], embeds.shape[1]
-        places = torch.tensor([row * length + start for row, start, _ in batch.image_slots], device=self.device)
-        places = (places[:, None] + torch.arange(self.visual_tokens, device=self.device)).flatten()
-        entries = torch.tensor([entry for _, _, entry in batch.image_slots], device=self.device)
-        values = visual[entries].flatten(0, 1).to(embeds.dtype)
+        slots = [(row * length + start, visual[entry]) for row, start, entry in batch.image_slots]
+        places = torch.cat([torch.arange(start, start + len(tokens)) for start, tokens in slots]).to(self.device)
+        values = torch.cat([tokens for _, tokens in slots]).to(embeds.dtype)
         return embeds.flatten(0, 1).index_put((places,), values).view(-1, length, width)
 
-    def _visual(self, batch: Batch) -> Tensor:
-        """Projected tokens [I, T', D] of the batch's images, grouped by route."""
-        features = torch.stack(self.image_features(batch.images))
+    def _visual(self, batch: Batch) -> list[Tensor]:
+        """Projected tokens [views * T', D] of each of the batch's images; those of one route are projected together."""
+        features = self.image_features(batch.images)
         groups: dict[tuple[tuple[str, float], ...], list[int]] = {}
         for index, route in enumerate(batch.image_routes):
             groups.setdefault(route.experts, []).append(index)
-        if len(groups) == 1:
-            return self.project(features, batch.image_routes[0])
-        order = [index for group in groups.values() for index in group]
-        parts = [self.project(features[group], batch.image_routes[group[0]]) for group in groups.values()]
-        return torch.cat(parts)[torch.tensor(order, device=self.device).argsort()]
+        result: dict[int, Tensor] = {}
+        for group in groups.values():
+            flat = torch.cat([features[index] for index in group])
+            views = flat.view(-1, self.encoder_info.tokens, flat.shape[-1])
+            projected = self.project(views, batch.image_routes[group[0]])
+            counts = [len(features[index]) // self.encoder_info.tokens for index in group]
+            result |= zip(group, join(projected, counts), strict=True)
+        return [result[index] for index in range(len(features))]
 
     def attention(self, batch: Batch) -> Tensor:
         """The attention mask as the language model takes it: additive [B, 1, L, L], or 2-D for padded rows."""

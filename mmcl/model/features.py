@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from mmcl.fetch import cache_folder
 from mmcl.model.identity import identity, key_of, options_of
 from mmcl.model.rounding import Codec, RoundingError
 from mmcl.model.store import FeatureStore
+from mmcl.model.views import Views, join
 from mmcl.protocols import Encoder, EncoderInfo
 from mmcl.recipe.spec import FeaturesSpec
 
@@ -85,6 +86,7 @@ class Features:
         self.encoder = encoder
         self.transform = cast(Encoder, encoder).transform()
         self.codec = Codec(self.spec.dtype, info.tokens, info.width)
+        self.views = Views(encoder)
         self._memory.clear()
         self._store: FeatureStore | None = None
         self._opened = False
@@ -95,38 +97,42 @@ class Features:
         return encoder is not self.encoder or self._state != self._tensors()
 
     def get(self, images: Iterable[ImageSource], device: torch.device) -> dict[str, Tensor]:
-        """Features [T, W] (float32, on the device) by digest; computed where there are none yet.
+        """Features [views * T, W] (float32, on the device) by digest; computed where there are none yet.
 
         Raises:
             UserError: an image can't be read; the encoder breaks its promise.
         """
         wanted = {image.digest: image for image in images}
+        whole = {digest: image.stored_features(self.fingerprint) for digest, image in wanted.items()}
+        names = {d: self._names(image) for d, image in wanted.items() if whole[d] is None}
         found: dict[str, Tensor] = {}
-        for digest, image in wanted.items():
-            kept = image.stored_features(self.fingerprint)
-            if kept is None:
-                kept = self._memory.get(digest)
+        for name in chain.from_iterable(names.values()):
+            kept = self._memory.get(name)
             if kept is not None:
-                found[digest] = kept
+                found[name] = kept
         self._open(device)
-        if self._store is not None and len(found) < len(wanted):
-            found |= self._store.get([digest for digest in wanted if digest not in found])
-        for made in self._compute([image for digest, image in wanted.items() if digest not in found], device):
+        absent = [name for name in chain.from_iterable(names.values()) if name not in found]
+        if self._store is not None and absent:
+            found |= self._store.get(absent)
+        todo = [wanted[digest] for digest, views in names.items() if not all(name in found for name in views)]
+        for made in self._compute(todo, device):
             found |= made
-        return {digest: features.to(device, torch.float32) for digest, features in found.items()}
+        for digest, views in names.items():
+            whole[digest] = torch.cat([found[name] for name in views]) if len(views) > 1 else found[views[0]]
+        return {digest: kept.to(device, torch.float32) for digest, kept in whole.items() if kept is not None}
 
     def missing(self, images: Iterable[ImageSource], device: torch.device) -> list[ImageSource]:
         """Those, each once, whose features must be computed."""
         self._open(device)
-        wanted = {
-            image.digest: image
-            for image in images
-            if image.digest not in self._memory and image.stored_features(self.fingerprint) is None
-        }
-        return [wanted[digest] for digest in self._store.missing(wanted)] if self._store else list(wanted.values())
+        wanted: dict[str, ImageSource] = {}  # by the names of their views
+        for image in images:
+            if image.stored_features(self.fingerprint) is None:
+                wanted |= {name: image for name in self._names(image) if name not in self._memory}
+        absent = self._store.missing(wanted) if self._store else list(wanted)
+        return list({wanted[name].digest: wanted[name] for name in absent}.values())
 
     def fill(self, images: Sequence[ImageSource], device: torch.device) -> Iterator[int]:
-        """Compute and keep features of different images, batch by batch; yields the size of each batch."""
+        """Compute and keep features of different images, batch by batch; yields the views of each batch."""
         for made in self._compute(images, device):
             yield len(made)
 
@@ -153,24 +159,41 @@ class Features:
     # ------------------------------------------------------------------------------------------------------ inside
 
     def _compute(self, images: Sequence[ImageSource], device: torch.device) -> Iterator[dict[str, Tensor]]:
-        """Features [T, W] by digest (float32, CPU) of each batch, as the store gives them back."""
+        """Features [T, W] of views by name (float32, CPU) of each batch, as the store gives them back."""
         for batch, pixels in read_ahead(images, self.transform, self.batch_size(device)):
-            exact = self._encode(pixels, device)
+            names = list(chain.from_iterable(map(self._names, batch)))
+            exact = self._encode(self._split(batch, pixels), device)
             records = self.codec.encode(exact)
             rounded = self.codec.decode(records)
             error = RoundingError()
             if self.spec.dtype != "fp32":
                 error.measure(exact, rounded)
                 self._error.add(error)
-            digests = [image.digest for image in batch]
-            made = dict(zip(digests, rounded, strict=True))
-            if not self._keep(lambda store: store.put(digests, records, error)):  # noqa: B023 (called at once)
-                for digest, features in made.items():
-                    self._memory.put(digest, features.clone())
+            made = dict(zip(names, rounded, strict=True))
+            if not self._keep(lambda store: store.put(names, records, error)):  # noqa: B023 (called at once)
+                for name, features in made.items():
+                    self._memory.put(name, features.clone())
             yield made
 
+    def _names(self, image: ImageSource) -> list[str]:
+        return self.views.names(image, self.fingerprint)
+
+    def _split(self, images: Sequence[ImageSource], pixels: Sequence[Tensor]) -> list[Tensor]:
+        """Pixels of images -> of their views, as many of each image as `names` has."""
+        views: list[Tensor] = []
+        for image, made in zip(images, pixels, strict=True):
+            parts = self.views.split(made, image.name)
+            if len(parts) != self.views.of(image, self.fingerprint):
+                raise UserError(
+                    f"the transform made {len(parts)} views, promised {self.views.of(image, self.fingerprint)}",
+                    where=image.name,
+                    hint="make `views` say how many views `transform` gives",
+                )
+            views += parts
+        return views
+
     def _encode(self, pixels: Sequence[Tensor], device: torch.device) -> Tensor:
-        """Pixels of each image -> features [I, T, W] (float32, CPU), in batches of one shape."""
+        """Pixels of views -> features [V, T, W] (float32, CPU), in batches of one shape."""
         size = self.batch_size(device)
         parts = []
         for start in range(0, len(pixels), size):
@@ -187,7 +210,12 @@ class Features:
         self._opened = True
         if not self.spec.store:
             return
-        about = identity(self.encoder, self.transform, self.fingerprint, lambda pixels: self._encode(pixels, device))
+
+        def run(pixels: Sequence[Tensor]) -> Tensor:
+            views = [view for each in pixels for view in self.views.split(each, "a probe image")]
+            return self._encode(views, device)
+
+        about = identity(self.encoder, self.transform, self.fingerprint, run)
         about |= {"format": FORMAT, "dtype": self.spec.dtype}
         try:
             self._store = FeatureStore(
@@ -298,7 +326,7 @@ def preload(model: Assembly, samples: Iterable[Samples], progress: Progress, lab
 
 
 def encode(encoder: nn.Module, pixels: Tensor) -> Tensor:
-    """Pixels [I, *info.pixel_shape] -> features [I, T, W], float32.
+    """Pixels [V, *info.pixel_shape] -> features [V, T, W], float32.
 
     Raises:
         UserError: the encoder's `info` promised another shape.
@@ -315,10 +343,14 @@ def encode(encoder: nn.Module, pixels: Tensor) -> Tensor:
     return features
 
 
-def load_pixels(images: Sequence[ImageSource], transform: Callable[[Image], Tensor]) -> Tensor:
-    """Open and transform images: float32 [I, *info.pixel_shape]."""
+def run_encoder(encoder: nn.Module, images: Sequence[ImageSource], device: torch.device) -> list[Tensor]:
+    """Features [views * T, W] of each image, with gradients: for an encoder that trains."""
+    views = Views(encoder)
+    transform = cast(Encoder, encoder).transform()
     (loaded,) = (pixels for _, pixels in read_ahead(images, transform, len(images)))
-    return torch.stack(loaded)
+    parts = [views.split(pixels, image.name) for image, pixels in zip(images, loaded, strict=True)]
+    pixels = torch.stack(list(chain.from_iterable(parts))).to(device)
+    return join(encode(encoder, pixels), list(map(len, parts)))
 
 
 def read_ahead(
@@ -327,28 +359,18 @@ def read_ahead(
     """Batches of images with the pixels of each; threads read the next batch while the caller works on this one.
 
     Raises:
-        UserError: an image can't be read or has changed since its digest was taken; the transform gives several sizes.
+        UserError: an image can't be read or has changed since its digest was taken.
     """
     batches = [images[start : start + size] for start in range(0, len(images), size)]
     if not batches:
         return
     pool = ThreadPoolExecutor(min(_READERS, len(images)), thread_name_prefix="mmcl-images")
     pending: deque[list[Future[Tensor]]] = deque()
-    shape: Any = None
     try:
         for number, batch in enumerate(batches):
             for ahead in batches[number + len(pending) : number + 2]:
                 pending.append([pool.submit(_pixels, image, transform) for image in ahead])
-            pixels = [future.result() for future in pending.popleft()]
-            for image, tensor in zip(batch, pixels, strict=True):
-                shape = shape or tensor.shape
-                if tensor.shape != shape:
-                    raise UserError(
-                        f"the transform made {tuple(tensor.shape)}, but {tuple(shape)} for another image",
-                        where=image.name,
-                        hint="an encoder's transform must give every image the same size",
-                    )
-            yield batch, pixels
+            yield batch, [future.result() for future in pending.popleft()]
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -43,14 +43,14 @@ class Document:
         return self.prefix + sum(len(item.ids) - self.prefix for item in self.items)
 
 
-def expand(encoded: Encoded, tokens: int) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """Write each image marker `tokens` times."""
+def expand(encoded: Encoded, counts: Sequence[int]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """Write the marker of each image as many times as it has visual tokens."""
     if all(i >= 0 for i in encoded.ids):
         return encoded.ids, encoded.supervised
     ids: list[int] = []
     supervised: list[bool] = []
     for token, target in zip(encoded.ids, encoded.supervised, strict=True):
-        repeat = tokens if token < 0 else 1
+        repeat = counts[-1 - token] if token < 0 else 1
         ids.extend([token] * repeat)
         supervised.extend([target] * repeat)
     return tuple(ids), tuple(supervised)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmcl.errors import Problem, UserError
+from mmcl.model.views import has_views
 from mmcl.protocols import EncoderInfo
 
 PROBES = 2
@@ -67,18 +68,21 @@ def encoder_problems(encoder: nn.Module) -> list[Problem]:
         return problems
     transform = encoder.transform()  # type: ignore[operator]
     problems += _pickling_problems(where, transform)
-    pixels = [transform(image) for image in probe_images()]
-    expected = info.pixel_shape
-    for tensor in pixels:
+    images = probe_images()
+    pixels = [transform(image) for image in images]
+    for image, tensor in zip(images, pixels, strict=True):
+        views = (encoder.views(image.size),) if has_views(encoder) else ()  # type: ignore[operator]
+        expected = (*views, *info.pixel_shape)
         if not isinstance(tensor, Tensor):
             problems.append(Problem(where, f"`transform()` gives {type(tensor).__name__}, not a tensor"))
         elif tensor.dtype != torch.float32 or tuple(tensor.shape) != expected:
             problems.append(Problem(where, f"`transform()` gives {_describe(tensor)}, promised float32 {expected}"))
         if problems:
             return problems
+    batch = torch.cat(pixels) if has_views(encoder) else torch.stack(pixels)
     with _undisturbed(encoder):
-        features = encoder(torch.stack(pixels).to(_device(encoder)))
-    return _output_problems(where, features, (PROBES, info.tokens, info.width))
+        features = encoder(batch.to(_device(encoder)))
+    return _output_problems(where, features, (len(batch), info.tokens, info.width))
 
 
 def projector_problems(projector: nn.Module, info: EncoderInfo, out_width: int) -> list[Problem]:

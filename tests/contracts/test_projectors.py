@@ -14,8 +14,7 @@ from mmcl.methods.projector_experts import ProjectorExperts
 from mmcl.progress import Progress
 from mmcl.protocols import Route
 from mmcl.recipe import registry
-from mmcl.recipe.schema import plugin_spec
-from mmcl.recipe.spec import PluginSpec, TrainSpec
+from mmcl.recipe.spec import PluginSpec, TrainSpec, plugin_spec
 from mmcl.testing import check_projector, tiny_assembly, tiny_tasks
 from mmcl.training.loop import train_task
 from mmcl.training.methods import Methods
