@@ -18,8 +18,7 @@ class Pool(nn.Module):
     [I, S^2, W] -> [I, G^2, W] -> tokens [I, G^2, D].
 
     Source: DeCo (arXiv 2405.20985), "2D adaptive pooling", whose published code has 144 tokens and an MLP of depth 2:
-    the defaults. The average is a baseline of other projectors' papers as well. The normalisation is ours, and comes
-    after the average, which makes channels spread less.
+    the defaults. The normalisation is ours, and comes after the average, which makes channels spread less.
 
     Args:
         in_width: width of the encoder's tokens.

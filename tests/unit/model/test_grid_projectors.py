@@ -108,6 +108,7 @@ def pooled(features, to):
 
 def test_means_of_cells():
     assert pooled(grid(4), 2) == [2.5, 4.5, 10.5, 12.5]
+    assert pooled(grid(4, width=2), 2) == [105, 109, 121, 125]  # the sum of both channels
     assert pooled(grid(4), 1) == [7.5]
     assert pooled(grid(4), 4) == list(range(16))
     # Cells of 3 tokens in 2: rows and columns 0..1 and 1..2.
