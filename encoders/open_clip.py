@@ -46,7 +46,7 @@ class OpenCLIP(nn.Module):
         model: name in OpenCLIP, such as `ViT-L-14`; `hf-hub:ORG/NAME`; or `local-dir:PATH`, a folder that has an
             `open_clip_config.json` beside the weights.
         pretrained: tag of the weights of a model that OpenCLIP knows by name, such as `laion2b_s32b_b82k` (from the
-            hub or its cache); without it and without `checkpoint` they are random.
+            hub or its cache); false for random weights.
         checkpoint: a file with weights (safetensors, or a torch file of tensors only) of the whole model or of its
             vision tower, instead of those that `pretrained` or `model` stand for; these then tell the preprocessing.
         levels: whose output to take: numbers of the blocks (transformers) or stages (convolutional networks; 0 is the
@@ -65,7 +65,7 @@ class OpenCLIP(nn.Module):
         self,
         *,
         model: str,
-        pretrained: str | None = None,
+        pretrained: str | bool | None = None,
         checkpoint: str | None = None,
         levels: tuple[int, ...] = (-1,),
         grid: int | None = None,
@@ -159,7 +159,7 @@ class _Found:
     source: str
 
 
-def _by_name(name: str, tag: str | None, checkpoint: Path | None) -> _Found:
+def _by_name(name: str, tag: str | bool | None, checkpoint: Path | None) -> _Found:
     config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
     if config is None:
         names = {known.lower(): known for known in open_clip.list_models()}
@@ -168,6 +168,12 @@ def _by_name(name: str, tag: str | None, checkpoint: Path | None) -> _Found:
             f"open_clip {open_clip.__version__} has no model `{name}`",
             where="model.encoder.model",
             hint=f"did you mean {' or '.join(close)}?" if close else "see open_clip.list_models()",
+        )
+    if tag is True or (tag is None and checkpoint is None):
+        known = _tags(name)
+        hint = f"one of {', '.join(known)}, or a `checkpoint`" if known else "give a `checkpoint`"
+        raise UserError(
+            f"which weights of `{name}`?", where="model.encoder.pretrained", hint=f"{hint}; false for random weights"
         )
     if not tag:
         source = f"{name}@{checkpoint.name}" if checkpoint else name

@@ -21,6 +21,7 @@ def random_model(kind, **config):
     return {"pretrained": False, "config": {"model_type": kind, **config}}
 
 
+RANDOM = {"pretrained": False}
 OPTIONS = {
     "fused": [
         {"encoders": ["tiny", {"name": "tiny", "tokens": 9, "width": 8, "image_size": 24}]},
@@ -41,12 +42,12 @@ OPTIONS = {
     ],
     "lite0": [{"image_size": 64}, {"image_size": 96, "levels": (2, 4), "grid": 3, "fit": "pad"}],
     "open_clip": [
-        {"model": "tiny-vit"},
-        {"model": "tiny-vit", "image_size": 96, "prefix_tokens": True, "grid": 2, "levels": (-2, -1)},
-        {"model": "tiny-coca", "levels": (-2,), "fit": "pad"},
-        {"model": "tiny-resnet", "levels": (0, -1), "fit": "crop"},
-        {"model": "tiny-siglip", "image_size": 96, "prefix_tokens": True},
-        {"model": "tiny-convnext", "grid": 3},
+        {**RANDOM, "model": "tiny-vit"},
+        {**RANDOM, "model": "tiny-vit", "image_size": 96, "prefix_tokens": True, "grid": 2, "levels": (-2, -1)},
+        {**RANDOM, "model": "tiny-coca", "levels": (-2,), "fit": "pad"},
+        {**RANDOM, "model": "tiny-resnet", "levels": (0, -1), "fit": "crop"},
+        {**RANDOM, "model": "tiny-siglip", "image_size": 96, "prefix_tokens": True},
+        {**RANDOM, "model": "tiny-convnext", "grid": 3},
     ],
     "timm": [
         {"model": "test_vit", "pretrained": False},

@@ -13,10 +13,17 @@ from PIL import Image
 from torch import nn
 
 from mmcl.encoders import open_clip as ours
-from mmcl.encoders.open_clip import OpenCLIP
+from mmcl.encoders.open_clip import OpenCLIP as Encoder
 from mmcl.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("open_clip_models")
+
+
+def OpenCLIP(**options):
+    """The encoder; random weights where no others are named."""
+    return Encoder(**{"pretrained": False, **options})
+
+
 OPEN_AI = open_clip.OPENAI_DATASET_MEAN
 
 
@@ -311,6 +318,12 @@ def test_preprocessing_without_a_tag_is_what_the_tags_agree_on():
         ({"model": "vit-b32"}, r"no model `vit-b32`\n.*did you mean .*ViT-B-32"),
         ({"model": "ViT-B-32", "pretrained": "laion3b"}, r"no weights `laion3b` of `ViT-B-32`\n.*laion2b_s34b_b79k"),
         ({"pretrained": "laion2b"}, r"no weights `laion2b` of `tiny-vit`\n.*there are none"),
+        (
+            {"model": "ViT-B-32", "pretrained": None},
+            r"which weights of `ViT-B-32`.\n.*laion2b_s34b_b79k.*false for random",
+        ),
+        ({"model": "ViT-B-32", "pretrained": True}, "which weights"),
+        ({"pretrained": None}, r"which weights of `tiny-vit`.\n.*give a `checkpoint`; false"),
         ({"model": "ViT-B-32", "pretrained": "openai"}, r"QuickGELU.*\n.*ViT-B-32-quickgelu"),
         ({"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}, "cannot fetch `ViT-B-32@laion2b_s34b_b79k`"),
         ({"model": "hf-hub:org/none"}, r"cannot fetch `hf-hub:org/none`.*\n.*network"),
