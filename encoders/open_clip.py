@@ -170,11 +170,8 @@ def _by_name(name: str, tag: str | bool | None, checkpoint: Path | None) -> _Fou
             hint=f"did you mean {' or '.join(close)}?" if close else "see open_clip.list_models()",
         )
     if tag is True or (tag is None and checkpoint is None):
-        known = _tags(name)
-        hint = f"one of {', '.join(known)}, or a `checkpoint`" if known else "give a `checkpoint`"
-        raise UserError(
-            f"which weights of `{name}`?", where="model.encoder.pretrained", hint=f"{hint}; false for random weights"
-        )
+        hint = "".join(f"{tag}, " for tag in _tags(name)) + "a `checkpoint`, or false for random weights"
+        raise UserError(f"which weights of `{name}`?", where="model.encoder.pretrained", hint=hint)
     if not tag:
         source = f"{name}@{checkpoint.name}" if checkpoint else name
         return _Found(name, config, _common_settings(name), checkpoint, source)

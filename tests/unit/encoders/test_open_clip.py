@@ -323,7 +323,7 @@ def test_preprocessing_without_a_tag_is_what_the_tags_agree_on():
             r"which weights of `ViT-B-32`.\n.*laion2b_s34b_b79k.*false for random",
         ),
         ({"model": "ViT-B-32", "pretrained": True}, "which weights"),
-        ({"pretrained": None}, r"which weights of `tiny-vit`.\n.*give a `checkpoint`; false"),
+        ({"pretrained": None}, r"which weights of `tiny-vit`.\n.*a `checkpoint`, or false"),
         ({"model": "ViT-B-32", "pretrained": "openai"}, r"QuickGELU.*\n.*ViT-B-32-quickgelu"),
         ({"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}, "cannot fetch `ViT-B-32@laion2b_s34b_b79k`"),
         ({"model": "hf-hub:org/none"}, r"cannot fetch `hf-hub:org/none`.*\n.*network"),
