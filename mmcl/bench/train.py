@@ -26,7 +26,7 @@ GRADIENT_BOUND = {"fp32": 5e-3, "bf16": 1.0}
 """Largest relative difference (norm) of the first step's gradient. Through 30 layers in bfloat16 even stock modules,
 padded or packed, end about 0.5 away from their own float32 gradient: there the figure is told, not judged."""
 LEARNING_STEPS = 8
-"""Optimiser steps before answers are timed."""
+"""Optimiser steps before answers are timed, at least."""
 PEER_NAMES = {"hf": "HF Trainer", "trl": "TRL SFTTrainer"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -23,7 +23,7 @@ NAME = "mmcl_documents"
 SHORT = 512
 """Up to this length a document's scores fit the caches of a core."""
 SHORT_ROW = 256
-"""Up to this length a row attends as a whole: what a dense mask wastes is less than what many small products cost."""
+"""Up to this length a row attends as a whole: a fifth of the products, for pairs that a dense mask then hides."""
 PLAIN = ("position_bias", "softcap", "cache", "is_causal", "s_aux")
 """What would change the attention itself, among the keywords that layers pass."""
 
