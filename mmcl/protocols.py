@@ -55,7 +55,9 @@ class Encoder(Protocol):
     """A vision encoder: any `nn.Module` with these, no base class needed. The core adds its weights' fingerprint.
 
     With a method `views((width, height)) -> int`, an image is seen in that many views: `transform` then gives [views,
-    *info.pixel_shape], and the image's tokens follow view by view.
+    *info.pixel_shape], and the image's tokens follow view by view. With `grid((width, height)) -> (rows, columns)`, an
+    image is seen as one, in its own shape: `transform` gives [rows, columns, *info.pixel_shape], `forward` takes that
+    of a single image, and the features [rows * columns, T, W] follow row by row.
     """
 
     info: EncoderInfo
@@ -115,14 +117,17 @@ class Batch:
         samples: the samples, in a fixed order; other fields refer to them by index.
         routes: one per sample.
         input_ids: [B, L]; image slots and padding hold the padding token.
-        position_ids: [B, L]; a branch continues the positions of its prefix.
+        position_ids: [B, L], or [3, B, L] where the language model has positions in time, height and width; a branch
+            continues the positions of its prefix.
         visible: bool [B, L, L]; True where a query position (dim 1) may attend to a key position (dim 2).
+        block: long [B, L]; positions of one block (>= 0) see each other, both ways; -1 where attention is causal.
         owner: long [B, L]; index of a position's sample (of a prefix too that it alone uses), -1 if shared or padding.
         is_image: bool [B, L]; True at image slots.
         is_padding: bool [B, L]; True at padding.
         images: the images to encode, one entry per (image, expert route) pair.
         image_routes: the route of each entry of `images`.
-        image_slots: one (row, start, entry of `images`) per place where an image is spliced in.
+        image_slots: one (row, start, entry of `images`, first, count) per place where `count` visual tokens of an image
+            are spliced in, from its token `first` on.
         where: long [N]; flat positions (row * L + column) whose next token is supervised.
         targets: long [N]; the supervised tokens.
         target_sample: long [N]; index of the sample of each target.
@@ -134,12 +139,13 @@ class Batch:
     input_ids: Tensor
     position_ids: Tensor
     visible: Tensor
+    block: Tensor
     owner: Tensor
     is_image: Tensor
     is_padding: Tensor
     images: tuple[ImageSource, ...]
     image_routes: tuple[Route, ...]
-    image_slots: tuple[tuple[int, int, int], ...]
+    image_slots: tuple[tuple[int, int, int, int, int], ...]
     where: Tensor
     targets: Tensor
     target_sample: Tensor

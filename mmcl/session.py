@@ -52,6 +52,11 @@ class Session:
         if not self.model.packed:
             reason = why_not_packed(self.model.language) or "the recipe asks for it"
             progress.message(f"one padded row per question: {reason}")
+        swapped = recipe.model.vlm is not None and (recipe.model.encoder or recipe.model.projector) is not None
+        if swapped and recipe.stages[0].kind != "align":
+            progress.message(
+                "the projector between the new parts starts at random: let a stage `{kind: align}` on captions come first"
+            )
         self.at = ""
         self.methods: dict[str, Method] = {}
         self.seen: dict[str, list[str]] = {}

@@ -93,8 +93,8 @@ def plan(recipe: Recipe, tasks: Sequence[Task], encoder_fingerprint: str = "") -
         "seed": recipe.seed,
         "model": _plain_model(recipe),
         "encoder": encoder_fingerprint,
-        "code": code_of("encoders", [recipe.model.encoder], recipe.folder)
-        | code_of("projectors", [recipe.model.projector], recipe.folder),
+        "code": code_of("encoders", _given(recipe.model.encoder), recipe.folder)
+        | code_of("projectors", _given(recipe.model.projector), recipe.folder),
     }
     parent = _hash(base)
     stages = [Stage(0, None, "align", (), recipe.train, (), {}, parent, "")]
@@ -119,6 +119,10 @@ def plan(recipe: Recipe, tasks: Sequence[Task], encoder_fingerprint: str = "") -
             stages.append(Stage(len(stages), task, spec.kind, methods, train, trainable, overrides, key, parent))
             parent = key
     return stages
+
+
+def _given(spec: PluginSpec | None) -> list[PluginSpec]:
+    return [] if spec is None else [spec]
 
 
 def stage_tasks(spec: StageSpec, tasks: Sequence[Task], by_name: Mapping[str, Task]) -> list[Task]:

@@ -42,6 +42,11 @@ class ImageSource(ABC):
     def open(self) -> Image:
         """The decoded RGB image. Raises UserError, naming the file, if it is broken or beyond the pixel limit."""
 
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """Width and height in pixels. Raises UserError as `open` does."""
+        return self.open().size
+
     def stored_features(self, fingerprint: str) -> Tensor | None:
         """Encoder output [tokens, width] that stands in for the pixels, if this source holds that.
 

@@ -42,10 +42,14 @@ class StoredFeatures(ImageSource):
         fingerprint: of the encoder that made them.
         digest: of the image that they were made from.
         name: of that image.
+        dimensions: of that image: width and height in pixels.
     """
 
-    def __init__(self, features: Tensor, *, fingerprint: str, digest: str, name: str) -> None:
+    def __init__(
+        self, features: Tensor, *, fingerprint: str, digest: str, name: str, dimensions: tuple[int, int]
+    ) -> None:
         self.features = features
+        self._dimensions = dimensions
         self.fingerprint = fingerprint
         self.image_digest = digest
         self._name = name
@@ -60,6 +64,11 @@ class StoredFeatures(ImageSource):
     def name(self) -> str:
         """The image's."""
         return self._name
+
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """The image's."""
+        return self._dimensions
 
     def read(self) -> bytes:
         """Raises UserError: there are no pixels."""
@@ -111,7 +120,9 @@ def store_features(image: ImageSource, features: Tensor, *, fingerprint: str, dt
             where=f"replay memory, image {image.name}",
             hint="use `feature_dtype: fp32`",
         )
-    return StoredFeatures(kept, fingerprint=fingerprint, digest=image.digest, name=image.name)
+    return StoredFeatures(
+        kept, fingerprint=fingerprint, digest=image.digest, name=image.name, dimensions=image.dimensions
+    )
 
 
 def image_bytes(image: ImageSource) -> tuple[str, int]:
@@ -122,8 +133,8 @@ def image_bytes(image: ImageSource) -> tuple[str, int]:
 
 
 def features_overhead(name: str, fingerprint: str) -> int:
-    """Bytes that stored features take beside the tensor: where they come from."""
-    return len(name.encode()) + len(fingerprint.encode()) + DIGEST_BYTES
+    """Bytes that stored features take beside the tensor: where they come from, and the image's size."""
+    return len(name.encode()) + len(fingerprint.encode()) + DIGEST_BYTES + 2 * NUMBER_BYTES
 
 
 @dataclass(frozen=True, slots=True, eq=False)

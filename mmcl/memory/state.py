@@ -25,7 +25,7 @@ def pack_state(records: Sequence[Record], images: Mapping[str, ImageSource]) -> 
         "records": columns,
         "images": [_pack_image(image) for image in images.values()],
         "pixels": _pack_bytes([image.read() for image in images.values() if not isinstance(image, StoredFeatures)]),
-        "features": _stack([image.features for image in images.values() if isinstance(image, StoredFeatures)]),
+        "features": _join([image.features for image in images.values() if isinstance(image, StoredFeatures)]),
         "logits": _pack_logits([record.logits for record in records]),
     }
 
@@ -36,11 +36,10 @@ def unpack_state(state: Mapping[str, Any]) -> list[Record]:
     start = features = 0
     for image in state["images"]:
         if "digest" in image:
-            tensor = state["features"][features].clone()
-            images.append(
-                StoredFeatures(tensor, fingerprint=image["fingerprint"], digest=image["digest"], name=image["name"])
-            )
-            features += 1
+            tensor = state["features"][features : features + image["tokens"]].clone()
+            about = {key: image[key] for key in ("fingerprint", "digest", "name")}
+            images.append(StoredFeatures(tensor, dimensions=tuple(image["dimensions"]), **about))
+            features += image["tokens"]
         else:
             data = state["pixels"][start : start + image["bytes"]].numpy().tobytes()
             images.append(BytesImage(data, image["name"]))
@@ -60,7 +59,13 @@ def unpack_state(state: Mapping[str, Any]) -> list[Record]:
 
 def _pack_image(image: ImageSource) -> dict[str, Any]:
     if isinstance(image, StoredFeatures):
-        return {"name": image.name, "digest": image.image_digest, "fingerprint": image.fingerprint}
+        return {
+            "name": image.name,
+            "digest": image.image_digest,
+            "fingerprint": image.fingerprint,
+            "dimensions": list(image.dimensions),
+            "tokens": len(image.features),
+        }
     return {"name": image.name, "bytes": len(image.read())}
 
 
@@ -68,8 +73,9 @@ def _pack_bytes(parts: Sequence[bytes]) -> Tensor | None:
     return torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.uint8) if parts else None
 
 
-def _stack(tensors: Sequence[Tensor]) -> Tensor | None:
-    return torch.stack(list(tensors)) if tensors else None
+def _join(tensors: Sequence[Tensor]) -> Tensor | None:
+    """Features [tokens, W] of images, one after another: not all have equally many tokens."""
+    return torch.cat(list(tensors)) if tensors else None
 
 
 def _pack_logits(logits: Sequence[TopLogits | None]) -> dict[str, Any] | None:

@@ -88,25 +88,28 @@ def excerpt(batch: Batch, chosen: Sequence[int]) -> Excerpt:
         return table[rows][:, columns]
 
     slots = [
-        (new_row[row], new_column[start], entry)
-        for row, start, entry in batch.image_slots
+        (new_row[row], new_column[start], entry, first, count)
+        for row, start, entry, first, count in batch.image_slots
         if row in new_row and start in new_column
     ]
-    entries = sorted({entry for _, _, entry in slots})
+    entries = sorted({slot[2] for slot in slots})
     kept = supervised(batch, chosen).nonzero().flatten()
     where = [new_row[at // length] * len(columns) + new_column[at % length] for at in batch.where[kept].tolist()]
     part = Batch(
         samples=tuple(batch.samples[index] for index in sorted(chosen)),
         routes=tuple(batch.routes[index] for index in sorted(chosen)),
         input_ids=cut(batch.input_ids),
-        position_ids=cut(batch.position_ids),
+        position_ids=batch.position_ids[..., rows, :][..., columns],
         visible=batch.visible[rows][:, columns][:, :, columns],
+        block=cut(batch.block),
         owner=new_sample[cut(batch.owner)],
         is_image=cut(batch.is_image),
         is_padding=cut(batch.is_padding),
         images=tuple(batch.images[entry] for entry in entries),
         image_routes=tuple(batch.image_routes[entry] for entry in entries),
-        image_slots=tuple((row, start, entries.index(entry)) for row, start, entry in slots),
+        image_slots=tuple(
+            (row, start, entries.index(entry), first, count) for row, start, entry, first, count in slots
+        ),
         where=torch.tensor(where, dtype=torch.long),
         targets=batch.targets[kept],
         target_sample=new_sample[batch.target_sample[kept]],

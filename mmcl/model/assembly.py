@@ -13,17 +13,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmcl.data.types import ImageSource, Samples
+from mmcl.data.types import ImageSource, Sample, Samples
 from mmcl.errors import UserError
 from mmcl.model.adapters import Adapters
 from mmcl.model.attention import SHORT_ROW, Layout, attend_by_document, documents_apart, layout_of
 from mmcl.model.capability import context_length, packs
 from mmcl.model.features import IN_MEMORY, Features, fingerprint, run_encoder
 from mmcl.model.kernels import lean_norms
-from mmcl.model.packing import Item, expand, pack, padded
-from mmcl.model.parts import select_parameters
-from mmcl.model.prompt import Prompt
-from mmcl.model.views import join
+from mmcl.model.layout import ImageLayout
+from mmcl.model.masks import Mask, Masks
+from mmcl.model.packing import Item, expand, pack, padded, same_block
+from mmcl.model.parts import check_state, select_parameters
+from mmcl.model.prompt import Encoded, Picture, Prompt
+from mmcl.model.visual import spliced
 from mmcl.protocols import BASE, Batch, Encoder, EncoderInfo, Output, Projector, Route
 from mmcl.recipe.spec import FeaturesSpec, LoRASpec
 
@@ -48,6 +50,7 @@ class Assembly(nn.Module):
         max_length: longest sample in tokens; default: the language model's context.
         row_tokens: length of a packed row, for calls that do not say.
         features: where the outputs of a frozen encoder are kept; default: in memory.
+        layout: how images become tokens where that is not the encoder's views one after another (ready VLMs).
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Assembly(nn.Module):
         max_length: int | None = None,
         row_tokens: int = 1024,
         features: FeaturesSpec = IN_MEMORY,
+        layout: ImageLayout | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -77,6 +81,10 @@ class Assembly(nn.Module):
         self.fingerprint = fingerprint(encoder, self.encoder_info.source)
         self.visual_tokens = cast(Projector, projector).tokens(self.encoder_info.tokens)
         self.packed = packs(language, packing)
+        self.image_layout = layout or ImageLayout()
+        self.masks = Masks(language)
+        # A ready VLM's positions and blocks are told explicitly, in padded rows too.
+        self.explicit = self.packed or layout is not None
         self.max_length = max_length or context_length(language)
         self.row_tokens = row_tokens
         self.recipe_train = tuple(train)
@@ -88,7 +96,7 @@ class Assembly(nn.Module):
         lean = kernels == "lean"
         if lean:
             lean_norms(language)
-        self.apart = lean and self.packed and attend_by_document(language)
+        self.apart = lean and self.packed and self.masks.window is None and attend_by_document(language)
         self.adapters = Adapters(language, lora, lean=lean)
         if kernels == "compiled":
             language.compile(dynamic=True)  # rows differ in length
@@ -202,13 +210,7 @@ class Assembly(nn.Module):
             UserError: the tensors do not fit this model.
         """
         own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        wrong = [name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape]
-        missing = [name for name in self.state() if name not in tensors]
-        if wrong or missing:
-            raise UserError(
-                f"the checkpoint does not fit the model: {', '.join((wrong + missing)[:5])}",
-                hint="the recipe was changed, or the file belongs to another run",
-            )
+        check_state(tensors, own, needed=self.state())
         with torch.no_grad():
             for name, tensor in tensors.items():
                 own[name].copy_(tensor)
@@ -278,17 +280,27 @@ class Assembly(nn.Module):
         items = []
         for index, sample in enumerate(samples):
             turns = supervise[index] if supervise else [turn.role == "assistant" for turn in sample.turns]
-            counts = [self.views(image) * self.visual_tokens for image in sample.images]
-            ids, targets = expand(self.prompt.encode(sample, turns), counts)
+            pictures = list(map(self.picture, sample.images))
+            ids, targets = expand(self.prompt.encode(sample, turns, pictures), [picture.runs for picture in pictures])
             if len(ids) > self.max_length:
+                visual = sum(sum(picture.runs) for picture in pictures)
                 raise UserError(
-                    f"{len(ids)} tokens (of these {sum(counts)} for {len(sample.images)} images), "
+                    f"{len(ids)} tokens (of these {visual} for {len(sample.images)} images), "
                     f"but the language model takes {self.max_length}",
                     where=f"task {sample.task}, sample {sample.id}",
                     hint="shorten the text, use a projector with fewer tokens, or raise model.max_length",
                 )
-            items.append(Item(sample, routes[index] if routes else BASE, ids, targets))
+            positions = self.image_layout.positions(ids, sample.images)
+            items.append(Item(sample, routes[index] if routes else BASE, ids, targets, positions))
         return items
+
+    def picture(self, image: ImageSource) -> Picture:
+        """How an image stands in a prompt."""
+        return self.image_layout.picture(image) or Picture("", (self.views(image) * self.visual_tokens,))
+
+    def encode(self, sample: Sample, supervise: Sequence[bool]) -> Encoded:
+        """A sample's tokens, with one marker per run of visual tokens."""
+        return self.prompt.encode(sample, supervise, list(map(self.picture, sample.images)))
 
     def pack(
         self,
@@ -301,53 +313,40 @@ class Assembly(nn.Module):
         """Batches that hold these samples, packed or padded as the model can take them."""
         return self.batches(self.items(samples, routes, supervise), row_tokens)
 
-    def batches(self, items: Sequence[Item], row_tokens: int | None = None) -> list[Batch]:
-        """Batches of tokenised samples."""
-        layout = pack if self.packed else padded
+    def batches(
+        self, items: Sequence[Item], row_tokens: int | None = None, *, packed: bool | None = None
+    ) -> list[Batch]:
+        """Batches of tokenised samples, by default as the recipe wants them."""
+        layout = pack if (self.packed if packed is None else packed) else padded
         pad = int(cast(int, self.tokenizer.pad_token_id))
-        return layout(items, row_tokens=row_tokens or self.row_tokens, pad=pad)
+        look = self.image_layout.look
+        return layout(items, row_tokens=row_tokens or self.row_tokens, pad=pad, look=look)
 
     # ----------------------------------------------------------------------------------------------------- forward
 
-    def embed(self, batch: Batch) -> Tensor:
-        """Input embeddings [B, L, D] with the projected images spliced in."""
-        embeds: Tensor = self._embedding(batch.input_ids.to(self.device))
-        if not batch.images:
-            return embeds
-        visual = self._visual(batch)
-        width, length = embeds.shape[2], embeds.shape[1]
-        slots = [(row * length + start, visual[entry]) for row, start, entry in batch.image_slots]
-        places = torch.cat([torch.arange(start, start + len(tokens)) for start, tokens in slots]).to(self.device)
-        values = torch.cat([tokens for _, tokens in slots]).to(embeds.dtype)
-        return embeds.flatten(0, 1).index_put((places,), values).view(-1, length, width)
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """What the language model gets for a batch's tokens (`mmcl.model.visual`): `inputs_embeds` [B, L, D] ..."""
+        return spliced(self, batch)
 
-    def _visual(self, batch: Batch) -> list[Tensor]:
-        """Projected tokens [views * T', D] of each of the batch's images; those of one route are projected together."""
-        features = self.image_features(batch.images)
-        groups: dict[tuple[tuple[str, float], ...], list[int]] = {}
-        for index, route in enumerate(batch.image_routes):
-            groups.setdefault(route.experts, []).append(index)
-        result: dict[int, Tensor] = {}
-        for group in groups.values():
-            flat = torch.cat([features[index] for index in group])
-            views = flat.view(-1, self.encoder_info.tokens, flat.shape[-1])
-            projected = self.project(views, batch.image_routes[group[0]])
-            counts = [len(features[index]) // self.encoder_info.tokens for index in group]
-            result |= zip(group, join(projected, counts), strict=True)
-        return [result[index] for index in range(len(features))]
-
-    def attention(self, batch: Batch) -> Tensor:
+    def attention(self, batch: Batch) -> Mask:
         """The attention mask as the language model takes it: additive [B, 1, L, L], or 2-D for padded rows."""
-        if not self.packed:
+        if not self.explicit:
             return (~batch.is_padding).long().to(self.device)
-        dtype = self.language.dtype
-        mask = torch.zeros(batch.visible.shape, dtype=dtype, device=self.device)
-        return mask.masked_fill_(~batch.visible.to(self.device), torch.finfo(dtype).min)[:, None]
+        positions = batch.position_ids.to(self.device)
+        block = batch.block.to(self.device)
+        windowed = self.masks.window is not None
+        return self.masks(
+            batch.visible.to(self.device),
+            query=positions,
+            key=positions,
+            block=same_block(block, block) if windowed else None,
+        )
 
-    def layout(self, batch: Batch, mask: Tensor) -> Layout | None:
+    def layout(self, batch: Batch, mask: Mask) -> Layout | None:
         """The documents of a packed row, for attention that takes them apart; None where it does not."""
-        apart = self.apart and self.packed and mask.shape[-1] > SHORT_ROW
-        return layout_of(mask, batch.lengths) if apart else None
+        if not self.apart or not isinstance(mask, Tensor) or mask.ndim != 4:
+            return None
+        return layout_of(mask, batch.lengths) if len(mask) == 1 and mask.shape[-1] > SHORT_ROW else None
 
     def forward(self, batch: Batch, *, hidden: bool = False) -> Output:
         """Run a batch. Only the supervised positions go through the language model's head."""
@@ -356,16 +355,14 @@ class Assembly(nn.Module):
 
     def _forward(self, batch: Batch, hidden: bool) -> Output:
         inputs: dict[str, Any] = {"attention_mask": self.attention(batch), "use_cache": False}
-        if self.packed:
+        if self.explicit:
             inputs["position_ids"] = batch.position_ids.to(self.device)
         where = batch.where.to(self.device)
         single = batch.input_ids.shape[0] == 1
         if single and self.adapters.takes_logits_to_keep:
             inputs["logits_to_keep"] = where
         with documents_apart(self.layout(batch, inputs["attention_mask"])):
-            out = self.language(
-                inputs_embeds=self.embed(batch), output_hidden_states=hidden, return_dict=True, **inputs
-            )
+            out = self.language(**self.inputs(batch), output_hidden_states=hidden, return_dict=True, **inputs)
         logits = out.logits.flatten(0, 1)
         if "logits_to_keep" not in inputs:
             logits = logits[where]

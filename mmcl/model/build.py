@@ -12,9 +12,14 @@ from mmcl.model.assembly import Assembly
 from mmcl.model.language import load_language
 from mmcl.model.probe import probe_encoder, probe_projector
 from mmcl.model.prompt import Prompt
+from mmcl.model.vlm.load import load_vlm, take_apart
+from mmcl.model.vlm.parts import SwappedLayout
+from mmcl.model.vlm.prompt import VLMPrompt
 from mmcl.protocols import Encoder
 from mmcl.recipe import registry
-from mmcl.recipe.spec import ModelSpec
+from mmcl.recipe.spec import ModelSpec, PluginSpec
+
+DEFAULT_PROJECTOR = PluginSpec("mlp")
 
 
 def build_model(
@@ -32,15 +37,15 @@ def build_model(
     Raises:
         UserError: a part does not keep its promise, or its weights can't be had.
     """
-    vision = encoder if encoder is not None else registry.build("encoders", spec.encoder, folder, seed=seed)
-    vision = vision.to(device or torch.device("cpu")).eval()
+    device = device or torch.device("cpu")
+    if encoder is None and spec.encoder is not None:
+        encoder = registry.build("encoders", spec.encoder, folder, seed=seed)
+    if spec.vlm is not None:
+        return _from_vlm(spec, spec.vlm, folder=folder, seed=seed, encoder=encoder).to(device)
+    vision = cast(nn.Module, encoder).to(device).eval()
     probe_encoder(vision)
     language, tokenizer = load_language(spec.language, folder=folder, seed=seed)
-    torch.manual_seed(seed)
-    info = cast(Encoder, vision).info
-    width = int(cast(nn.Embedding, language.get_input_embeddings()).weight.shape[1])
-    projector = registry.build("projectors", spec.projector, folder, in_width=info.width, out_width=width)
-    probe_projector(projector, info, width)
+    projector = _projector(spec, vision, language, folder, seed)
     return Assembly(
         encoder=vision,
         projector=projector,
@@ -53,4 +58,47 @@ def build_model(
         kernels=spec.kernels,
         max_length=spec.max_length,
         features=spec.features,
-    ).to(device or torch.device("cpu"))
+    ).to(device)
+
+
+def _from_vlm(spec: ModelSpec, weights: str, *, folder: Path, seed: int, encoder: nn.Module | None) -> Assembly:
+    """A ready model, perhaps with another encoder or projector."""
+    parts = take_apart(load_vlm(weights, folder=folder, dtype=spec.language.dtype, seed=seed))
+    vision = parts.encoder if encoder is None else encoder.eval()
+    probe_encoder(vision)
+    swapped = encoder is not None or spec.projector is not None
+    projector = _projector(spec, vision, parts.language, folder, seed) if swapped else parts.projector
+    tokenizer = parts.reader.processor.tokenizer
+    prompt = VLMPrompt(
+        parts.reader,
+        image_id=parts.image_id,
+        stop=parts.stop_ids,
+        style=spec.prompt.style,
+        system=spec.prompt.system,
+    )
+    return Assembly(
+        encoder=vision,
+        projector=projector,
+        language=parts.language,
+        tokenizer=tokenizer,
+        lora=spec.language.lora,
+        train=spec.train,
+        prompt=prompt,
+        packing=spec.packing,
+        kernels=spec.kernels,
+        max_length=spec.max_length,
+        features=spec.features,
+        layout=SwappedLayout(parts.reader, vision, projector) if swapped else parts.layout,
+    )
+
+
+def _projector(spec: ModelSpec, vision: nn.Module, language: nn.Module, folder: Path, seed: int) -> nn.Module:
+    """A new projector between the two."""
+    torch.manual_seed(seed)
+    info = cast(Encoder, vision).info
+    embedding = language.get_input_embeddings()  # type: ignore[operator]
+    width = int(cast(nn.Embedding, embedding).weight.shape[1])
+    chosen = spec.projector or DEFAULT_PROJECTOR
+    projector: nn.Module = registry.build("projectors", chosen, folder, in_width=info.width, out_width=width)
+    probe_projector(projector, info, width)
+    return projector

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from mmcl.errors import UserError
+from mmcl.model.masks import FULL, SLIDING
 
 
 def why_not_packed(language: PreTrainedModel) -> str:
@@ -18,12 +19,9 @@ def why_not_packed(language: PreTrainedModel) -> str:
         return f"{name} carries a recurrent state over the row"
     if not (getattr(language, "_supports_sdpa", False) or getattr(language, "_supports_attention_backend", False)):
         return f"{name} does not say that its attention takes a custom mask"
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds - {"full_attention"}:
-        return f"{name} has layers of the kinds {', '.join(sorted(kinds - {'full_attention'}))}"
-    window = getattr(config, "sliding_window", None)
-    if window and window < context_length(language) and getattr(config, "use_sliding_window", True):
-        return f"{name} has a sliding attention window"
+    kinds = set(getattr(config, "layer_types", None) or [FULL])
+    if kinds - {FULL, SLIDING}:
+        return f"{name} has layers of the kinds {', '.join(sorted(kinds - {FULL, SLIDING}))}"
     if getattr(config, "alibi", False) or getattr(config, "position_embedding_type", "") == "alibi":
         return f"{name} puts positions into the attention mask (ALiBi)"
     parameters = inspect.signature(language.forward).parameters

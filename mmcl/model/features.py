@@ -85,8 +85,8 @@ class Features:
         info = cast(Encoder, encoder).info
         self.encoder = encoder
         self.transform = cast(Encoder, encoder).transform()
-        self.codec = Codec(self.spec.dtype, info.tokens, info.width)
         self.views = Views(encoder)
+        self.codec = Codec(self.spec.dtype, self.views.per_entry * info.tokens, info.width)
         self._memory.clear()
         self._store: FeatureStore | None = None
         self._opened = False
@@ -117,8 +117,9 @@ class Features:
         todo = [wanted[digest] for digest, views in names.items() if not all(name in found for name in views)]
         for made in self._compute(todo, device):
             found |= made
-        for digest, views in names.items():
-            whole[digest] = torch.cat([found[name] for name in views]) if len(views) > 1 else found[views[0]]
+        for digest, entries in names.items():
+            joined = torch.cat([found[name] for name in entries]) if len(entries) > 1 else found[entries[0]]
+            whole[digest] = joined[: self.views.of(wanted[digest], self.fingerprint) * self.views.info.tokens]
         return {digest: kept.to(device, torch.float32) for digest, kept in whole.items() if kept is not None}
 
     def missing(self, images: Iterable[ImageSource], device: torch.device) -> list[ImageSource]:
@@ -159,7 +160,7 @@ class Features:
     # ------------------------------------------------------------------------------------------------------ inside
 
     def _compute(self, images: Sequence[ImageSource], device: torch.device) -> Iterator[dict[str, Tensor]]:
-        """Features [T, W] of views by name (float32, CPU) of each batch, as the store gives them back."""
+        """Entries of the store by name (float32, CPU) of each batch, as the store gives them back."""
         for batch, pixels in read_ahead(images, self.transform, self.batch_size(device)):
             names = list(chain.from_iterable(map(self._names, batch)))
             exact = self._encode(self._split(batch, pixels), device)
@@ -179,29 +180,32 @@ class Features:
         return self.views.names(image, self.fingerprint)
 
     def _split(self, images: Sequence[ImageSource], pixels: Sequence[Tensor]) -> list[Tensor]:
-        """Pixels of images -> of their views, as many of each image as `names` has."""
-        views: list[Tensor] = []
+        """Pixels of images -> of what each forward pass takes, as many views of each image as `names` has."""
+        parts: list[Tensor] = []
         for image, made in zip(images, pixels, strict=True):
-            parts = self.views.split(made, image.name)
-            if len(parts) != self.views.of(image, self.fingerprint):
+            own = self.views.split(made, image.name)
+            count = math.prod(made.shape[:2]) if self.views.whole else len(own)
+            if count != self.views.of(image, self.fingerprint):
                 raise UserError(
-                    f"the transform made {len(parts)} views, promised {self.views.of(image, self.fingerprint)}",
+                    f"the transform made {count} views, promised {self.views.of(image, self.fingerprint)}",
                     where=image.name,
-                    hint="make `views` say how many views `transform` gives",
+                    hint="make `views` or `grid` say how many views `transform` gives",
                 )
-            views += parts
-        return views
+            parts += own
+        return parts
 
     def _encode(self, pixels: Sequence[Tensor], device: torch.device) -> Tensor:
-        """Pixels of views -> features [V, T, W] (float32, CPU), in batches of one shape."""
-        size = self.batch_size(device)
-        parts = []
-        for start in range(0, len(pixels), size):
-            chunk = torch.stack(list(pixels[start : start + size]))
-            full = torch.cat([chunk, chunk.new_zeros(size - len(chunk), *chunk.shape[1:])]).to(device)
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        """Pixels -> entries of the store [E, tokens, W] (float32, CPU), in batches of one shape or image by image."""
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            if self.views.whole:
+                return torch.cat([self.views.entries(encode(self.encoder, one.to(device)).cpu()) for one in pixels])
+            size = self.batch_size(device)
+            parts = []
+            for start in range(0, len(pixels), size):
+                chunk = torch.stack(list(pixels[start : start + size]))
+                full = torch.cat([chunk, chunk.new_zeros(size - len(chunk), *chunk.shape[1:])]).to(device)
                 parts.append(encode(self.encoder, full)[: len(chunk)].cpu())
-        return torch.cat(parts)
+            return torch.cat(parts)
 
     def _open(self, device: torch.device) -> None:
         """Find the folder for this encoder, once, when the first image comes."""
@@ -326,16 +330,17 @@ def preload(model: Assembly, samples: Iterable[Samples], progress: Progress, lab
 
 
 def encode(encoder: nn.Module, pixels: Tensor) -> Tensor:
-    """Pixels [V, *info.pixel_shape] -> features [V, T, W], float32.
+    """Pixels [V, *info.pixel_shape], or one image's [rows, columns, *info.pixel_shape] -> features [V, T, W], float32.
 
     Raises:
         UserError: the encoder's `info` promised another shape.
     """
     features: Tensor = encoder(pixels).float()
     info = cast(Encoder, encoder).info
-    if tuple(features.shape) != (len(pixels), info.tokens, info.width):
+    count = math.prod(pixels.shape[: pixels.ndim - len(info.pixel_shape)])
+    if tuple(features.shape) != (count, info.tokens, info.width):
         raise UserError(
-            f"the encoder promised [{len(pixels)}, {info.tokens}, {info.width}] (images, tokens, width), "
+            f"the encoder promised [{count}, {info.tokens}, {info.width}] (images, tokens, width), "
             f"but forward gave {list(features.shape)}",
             where=f"encoder {type(encoder).__name__}",
             hint="make `info` say what `forward` returns",
@@ -349,6 +354,8 @@ def run_encoder(encoder: nn.Module, images: Sequence[ImageSource], device: torch
     transform = cast(Encoder, encoder).transform()
     (loaded,) = (pixels for _, pixels in read_ahead(images, transform, len(images)))
     parts = [views.split(pixels, image.name) for image, pixels in zip(images, loaded, strict=True)]
+    if views.whole:
+        return [encode(encoder, whole.to(device)).flatten(0, 1) for (whole,) in parts]
     pixels = torch.stack(list(chain.from_iterable(parts))).to(device)
     return join(encode(encoder, pixels), list(map(len, parts)))
 

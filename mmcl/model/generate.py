@@ -50,9 +50,9 @@ def generate(
         index = {id(item.sample): place for place, item in enumerate(items)}
     answers = [""] * len(items)
     stop = stop_tokens(model)
-    for batch in track(model.batches(items, row_tokens)):
+    for batch in track(model.batches(items, row_tokens, packed=model.explicit)):
         with model.adapters.active(batch.routes[0].adapters), casts_kept():
-            if model.packed:
+            if model.explicit:
                 tokens = _decode_packed(model, batch, max_new_tokens, stop)
             else:
                 tokens = _decode_padded(model, batch, max_new_tokens, stop)
@@ -77,41 +77,66 @@ class Prefill:
         logits: [questions, V], of the token after each question.
         visible: bool [questions, L]; what the last token of each question sees.
         position: [questions]; of that token.
+        row: [L]; positions of the row's tokens, for models with attention windows.
     """
 
     cache: DynamicCache
     logits: Tensor
     visible: Tensor
     position: Tensor
+    row: Tensor
 
 
 def prefill(model: Assembly, batch: Batch) -> Prefill:
     """Run the questions of a one-row batch, each image and shared prefix once."""
     device = model.device
-    cache = DynamicCache(config=model.language.config)
+    # A cache that knows of windows drops what it takes to be out of sight, which is wrong for a row of many questions.
+    cache = DynamicCache() if model.masks.window is not None else DynamicCache(config=model.language.config)
     where = batch.where.to(device)
     keep: dict[str, Any] = {"logits_to_keep": where} if model.adapters.takes_logits_to_keep else {}
     mask = model.attention(batch)
+    positions = batch.position_ids.to(device)
     with documents_apart(model.layout(batch, mask)):
         out = model.language(
-            inputs_embeds=model.embed(batch),
+            **model.inputs(batch),
             attention_mask=mask,
-            position_ids=batch.position_ids.to(device),
+            position_ids=positions,
             past_key_values=cache,
             use_cache=True,
             **keep,
         )
     logits = out.logits[0] if keep else out.logits[0, where]
-    return Prefill(cache, logits, batch.visible[0].to(device)[where], batch.position_ids[0].to(device)[where])
+    # A question's last token is text, whose positions in time, height and width are the same.
+    flat = positions[0, 0] if positions.ndim == 3 else positions[0]
+    return Prefill(cache, logits, batch.visible[0].to(device)[where], flat[where], flat)
+
+
+def further(model: Assembly, read: Prefill, visible: Tensor, position: Tensor, added: Tensor) -> dict[str, Any]:
+    """Mask and positions for tokens [N] that follow a row that was read.
+
+    Args:
+        model: the assembly.
+        read: the row.
+        visible: bool [N, L + M]; what each sees of the row and of the M tokens added since, itself among them.
+        position: [N]; of each.
+        added: [M]; positions of the tokens added since.
+    """
+    key = torch.cat([read.row, added])[None]
+    # Generated tokens are text: their positions in time, height and width are the same.
+    return {
+        "attention_mask": model.masks(visible[None], query=position[None], key=key),
+        "position_ids": position[None].expand(3, 1, -1) if model.image_layout.deep_positions else position[None],
+    }
 
 
 def _decode_packed(model: Assembly, batch: Batch, max_new_tokens: int, stop: frozenset[int]) -> list[list[int]]:
     """Token ids of each sample of a one-row batch."""
-    device, dtype = model.device, model.language.dtype
+    device = model.device
     embed = model.language.get_input_embeddings()
     read = prefill(model, batch)
     logits = read.logits
     owner = torch.empty(0, dtype=torch.long, device=device)  # of each generated token, in cache order
+    places = torch.empty(0, dtype=torch.long, device=device)  # their positions
     active = torch.arange(len(batch.samples), device=device)
     tokens: list[list[int]] = [[] for _ in batch.samples]
     for step in range(max_new_tokens):
@@ -125,15 +150,14 @@ def _decode_packed(model: Assembly, batch: Batch, max_new_tokens: int, stop: fro
         kept = torch.tensor(going, device=device)
         active, chosen = active[kept], chosen[kept]
         owner = torch.cat([owner, active])
+        position = read.position[active] + step + 1
+        places = torch.cat([places, position])
         visible = torch.cat([read.visible[active], owner[None] == active[:, None]], dim=1)
-        mask = torch.zeros(visible.shape, dtype=dtype, device=device)
-        mask.masked_fill_(~visible, torch.finfo(dtype).min)
         out = model.language(
             inputs_embeds=embed(chosen)[None],
-            attention_mask=mask[None, None],
-            position_ids=(read.position[active] + step + 1)[None],
             past_key_values=read.cache,
             use_cache=True,
+            **further(model, read, visible, position, places),
         )
         logits = out.logits[0]
     return tokens
@@ -141,7 +165,7 @@ def _decode_packed(model: Assembly, batch: Batch, max_new_tokens: int, stop: fro
 
 def _decode_padded(model: Assembly, batch: Batch, max_new_tokens: int, stop: frozenset[int]) -> list[list[int]]:
     """One question at a time, for models that cannot take packed rows (recurrent states, windows, ALiBi)."""
-    embeds = model.embed(batch)
+    embeds = model.inputs(batch)["inputs_embeds"]
     language = cast(Any, model.language)
     tokens = []
     for row in range(len(batch.samples)):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 WHERE = "model.language.weights"
 TINY = "tiny:"
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -42,7 +42,7 @@ def load_language(spec: LanguageSpec, *, folder: Path, seed: int) -> tuple[PreTr
     Raises:
         UserError: nothing there, no network, not a causal language model, incomplete or broken files.
     """
-    weights, dtype = spec.weights, _DTYPES[spec.dtype]
+    weights, dtype = spec.weights, DTYPES[spec.dtype]
     model: Any
     tokenizer: Any
     with quiet():
@@ -51,16 +51,16 @@ def load_language(spec: LanguageSpec, *, folder: Path, seed: int) -> tuple[PreTr
         elif weights.endswith(".gguf"):
             model, tokenizer = _from_gguf(folder / Path(weights).expanduser(), dtype)
         else:
-            model, tokenizer = _from_pretrained(_locate(weights, folder), weights, dtype)
-    _check_vocabulary(model, tokenizer, weights)
-    _ensure_padding_token(model, tokenizer, weights)
+            model, tokenizer = _from_pretrained(locate(weights, folder), weights, dtype)
+    check_vocabulary(model, tokenizer, weights)
+    ensure_padding_token(model, tokenizer, weights)
     return model.eval(), tokenizer
 
 
 def _tiny(family: str, seed: int, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if family not in FAMILIES:
         known = [TINY + name for name in FAMILIES]
-        raise UserError(f"no tiny model `{TINY}{family}`", where=WHERE, hint=_did_you_mean(TINY + family, known))
+        raise UserError(f"no tiny model `{TINY}{family}`", where=WHERE, hint=did_you_mean(TINY + family, known))
     return tiny_model(family, seed=seed, dtype=dtype), tiny_tokenizer()
 
 
@@ -71,13 +71,13 @@ def _from_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
         return load_gguf(path, dtype)
     except (ValueError, KeyError, OSError) as error:
         raise UserError(
-            f"cannot load {path}: {_first_line(error)}",
+            f"cannot load {path}: {first_line(error)}",
             where=WHERE,
             hint="it must be a GGUF file of an architecture that transformers can dequantise",
         ) from error
 
 
-def _locate(weights: str, folder: Path) -> str:
+def locate(weights: str, folder: Path, where: str = WHERE) -> str:
     """A local folder if there is one, else the name for the hub."""
     if weights in MODELS:
         try:
@@ -85,29 +85,29 @@ def _locate(weights: str, folder: Path) -> str:
         except UserError as error:
             cause = error.problems[0]
             hint = f"{cause.hint} (`mmcl fetch {weights}` fetches it ahead of time)"
-            raise UserError(cause.message, where=WHERE, hint=hint) from error
+            raise UserError(cause.message, where=where, hint=hint) from error
     path = folder / Path(weights).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             files = sorted(file.name for file in path.glob("*.gguf"))
             raise UserError(
                 f"{path} has no config.json",
-                where=WHERE,
+                where=where,
                 hint=f"did you mean `{weights.rstrip('/')}/{files[0]}`?" if files else "give a model's folder",
             )
         return str(path)
     if weights.startswith(("./", "../", "/", "~")) or not _HUB_ID.fullmatch(weights):
-        raise _missing(path)
+        raise _missing(path, where)
     if Path(weights).exists():
         # transformers would read it, but a recipe must not mean something else in another working directory
         raise UserError(
             f"`{weights}` is a path from the working directory, not from the recipe's folder {folder}",
-            where=WHERE,
+            where=where,
             hint="paths in a recipe are relative to the recipe",
         )
     close = difflib.get_close_matches(weights.lower(), list(MODELS), n=1, cutoff=0.85)
     if close and "/" not in weights:  # said here, because the hub is asked for half a minute where there is no network
-        raise UserError(f"no model `{weights}`", where=WHERE, hint=f"did you mean `{close[0]}`?")
+        raise UserError(f"no model `{weights}`", where=where, hint=f"did you mean `{close[0]}`?")
     return weights
 
 
@@ -120,7 +120,7 @@ def _from_pretrained(source: str, weights: str, dtype: torch.dtype) -> tuple[Pre
         tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(
-            f"cannot load `{weights}`: {_first_line(error)}", where=WHERE, hint=_hint(source, weights)
+            f"cannot load `{weights}`: {first_line(error)}", where=WHERE, hint=_hint(source, weights)
         ) from error
     model, info = loaded
     missing = sorted(info["missing_keys"])
@@ -133,32 +133,32 @@ def _from_pretrained(source: str, weights: str, dtype: torch.dtype) -> tuple[Pre
     return model, tokenizer
 
 
-def _check_vocabulary(model: Any, tokenizer: Any, weights: str) -> None:
+def check_vocabulary(model: Any, tokenizer: Any, weights: str, where: str = WHERE) -> None:
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise UserError(
             f"the tokenizer of `{weights}` has {len(tokenizer)} tokens, the model only {rows} embeddings",
-            where=WHERE,
+            where=where,
             hint="tokenizer and weights must belong together",
         )
 
 
-def _ensure_padding_token(model: Any, tokenizer: Any, weights: str) -> None:
+def ensure_padding_token(model: Any, tokenizer: Any, weights: str) -> None:
     """Many checkpoints name none. Which token pads is of no consequence: padding is masked and never a target."""
     if tokenizer.pad_token_id is None:
         stand_in = tokenizer.eos_token or tokenizer.unk_token
         if stand_in is None:
             raise UserError(f"the tokenizer of `{weights}` has no padding, end or unknown token", where=WHERE)
         tokenizer.pad_token = stand_in
-    for config in (model.config, model.generation_config):
+    for config in (model.config.get_text_config(), model.generation_config):
         if config is not None and config.pad_token_id is None:
             config.pad_token_id = tokenizer.pad_token_id
 
 
-def _missing(path: Path) -> UserError:
+def _missing(path: Path, where: str = WHERE) -> UserError:
     siblings = path.parent.iterdir() if path.parent.is_dir() else ()
     names = [item.name for item in siblings if item.suffix == ".gguf" or (item / "config.json").is_file()]
-    return UserError(f"{path} does not exist", where=WHERE, hint=_did_you_mean(path.name, names))
+    return UserError(f"{path} does not exist", where=where, hint=did_you_mean(path.name, names))
 
 
 def _hint(source: str, weights: str) -> str:
@@ -168,13 +168,13 @@ def _hint(source: str, weights: str) -> str:
     return f"there is no such folder; an id on the hub needs the network or the hub's cache. Always there: {known}"
 
 
-def _did_you_mean(name: str, known: list[str]) -> str:
+def did_you_mean(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"did you mean `{close[0]}`?"
     return f"there are: {', '.join(sorted(known)[:12])}" if known else "paths are relative to the recipe"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

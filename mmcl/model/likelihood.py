@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmcl.data.types import Sample, Samples, Turn
-from mmcl.model.generate import Prefill, prefill
+from mmcl.model.generate import Prefill, further, prefill
 from mmcl.protocols import BASE, Batch, Route
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def log_likelihoods(
 def _answer_tokens(model: Assembly, question: Sample, choice: str) -> list[int]:
     """Tokens of the answer and of the turn's end: what the prompt has after the question, whatever that is."""
     turns = (*question.turns, Turn("assistant", choice))
-    asked = model.prompt.encode(question, [False] * len(question.turns)).ids
-    answered = model.prompt.encode(question.replace(turns=turns), [turn is turns[-1] for turn in turns])
+    asked = model.encode(question, [False] * len(question.turns)).ids
+    answered = model.encode(question.replace(turns=turns), [turn is turns[-1] for turn in turns])
     return list(answered.ids[len(asked) :])
 
 
@@ -135,14 +135,12 @@ def _continue(
     question, choice, branch, place, ids, targets = torch.tensor(table, device=device).T
     own = (branch[:, None] == branch[None]) & (place[:, None] >= place[None])
     visible = torch.cat([read.visible[question], own], dim=1)
-    mask = torch.zeros(visible.shape, dtype=model.language.dtype, device=device)
-    mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
+    position = read.position[question] + place + 1
     out = model.language(
         inputs_embeds=model.language.get_input_embeddings()(ids)[None],
-        attention_mask=mask[None, None],
-        position_ids=(read.position[question] + place + 1)[None],
         past_key_values=read.cache,
         use_cache=True,
+        **further(model, read, visible, position, position),
     )
     return question, choice, out.logits[0].float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
 

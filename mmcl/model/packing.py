@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -19,15 +20,29 @@ from mmcl.data.types import ImageSource, Sample
 from mmcl.model.prompt import Encoded
 from mmcl.protocols import Batch, Route
 
+Look = Literal["causal", "images", "prefix"]
+"""Which positions also see what follows them: none, the tokens of an image each other, or all before the answer."""
+
+Position = int | tuple[int, int, int]
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A tokenised sample with images already counted out: `ids` has one `-1 - k` per visual token of image k."""
+    """A tokenised sample with images already counted out: `ids` has one `-1 - k` per visual token of image k.
+
+    Attributes:
+        sample: the sample.
+        route: that it takes.
+        ids: token ids.
+        supervised: which of them are targets.
+        positions: of each token, single numbers or (time, height, width); empty for 0, 1, 2 ...
+    """
 
     sample: Sample
     route: Route
     ids: tuple[int, ...]
     supervised: tuple[bool, ...]
+    positions: tuple[Position, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +58,20 @@ class Document:
         return self.prefix + sum(len(item.ids) - self.prefix for item in self.items)
 
 
-def expand(encoded: Encoded, counts: Sequence[int]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """Write the marker of each image as many times as it has visual tokens."""
+def expand(encoded: Encoded, runs: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """Write each marker of an image as many times as there are visual tokens in its place.
+
+    Args:
+        encoded: has one marker per run of visual tokens.
+        runs: of each image, the lengths of its runs in order.
+    """
     if all(i >= 0 for i in encoded.ids):
         return encoded.ids, encoded.supervised
     ids: list[int] = []
     supervised: list[bool] = []
+    rest = [iter(lengths) for lengths in runs]
     for token, target in zip(encoded.ids, encoded.supervised, strict=True):
-        repeat = counts[-1 - token] if token < 0 else 1
+        repeat = next(rest[-1 - token]) if token < 0 else 1
         ids.extend([token] * repeat)
         supervised.extend([target] * repeat)
     return tuple(ids), tuple(supervised)
@@ -74,8 +95,13 @@ def _first_target(item: Item) -> int:
     return item.supervised.index(True) if True in item.supervised else len(item.ids)
 
 
-def documents(items: Iterable[Item], row_tokens: int) -> list[Document]:
-    """Group items by images and route, in order of first appearance; a document longer than a row is cut in several."""
+def documents(items: Iterable[Item], row_tokens: int, look: Look = "causal") -> list[Document]:
+    """Group items by images and route, in order of first appearance; a document longer than a row is cut in several.
+
+    Where an image sees the question, nothing can be shared: each item is a document of its own.
+    """
+    if look == "prefix":
+        return [Document((item,), 0) for item in items]
     groups: dict[tuple[object, ...], list[Item]] = {}
     for item in items:
         key = (tuple(image.digest for image in item.sample.images), item.route)
@@ -113,27 +139,31 @@ def rows(docs: Sequence[Document], row_tokens: int) -> list[list[Document]]:
 class _Builder:
     """Collects the columns of rows and turns them into a Batch."""
 
-    def __init__(self, pad: int) -> None:
+    def __init__(self, pad: int, look: Look) -> None:
         self.pad = pad
+        self.look = look
         self.samples: list[Sample] = []
         self.routes: list[Route] = []
         self.images: list[ImageSource] = []
         self.image_routes: list[Route] = []
         self.image_index: dict[tuple[str, tuple[tuple[str, float], ...]], int] = {}
-        self.slots: list[tuple[int, int, int]] = []
+        self.slots: list[tuple[int, int, int, int, int]] = []
         self.ids: list[list[int]] = []
-        self.positions: list[list[int]] = []
+        self.positions: list[list[Position]] = []
         self.owner: list[list[int]] = []
+        self.block: list[list[int]] = []
         self.document: list[list[int]] = []
         self.where: list[tuple[int, int]] = []
         self.targets: list[int] = []
         self.target_sample: list[int] = []
         self.documents = 0
+        self.blocks = -1
         self.lengths: list[int] = []
 
     def start_row(self) -> None:
-        for column in (self.ids, self.positions, self.owner, self.document):
+        for column in (self.ids, self.owner, self.block, self.document):
             column.append([])
+        self.positions.append([])
 
     def add(self, doc: Document) -> None:
         shared = len(doc.items) > 1
@@ -160,34 +190,52 @@ class _Builder:
 
     def _span(self, item: Item, start: int, end: int, *, owner: int) -> None:
         row = len(self.ids) - 1
-        previous = 0
-        for place in range(start, end):
-            token = item.ids[place]
-            if token < 0 and token != previous:
-                image = item.sample.images[-1 - token]
-                key = (image.digest, item.route.experts)
-                if key not in self.image_index:
-                    self.image_index[key] = len(self.images)
-                    self.images.append(image)
-                    self.image_routes.append(item.route)
-                self.slots.append((row, len(self.ids[row]), self.image_index[key]))
-            previous = token
-            self.ids[row].append(token)
-            self.positions[row].append(place)
-            self.owner[row].append(owner)
-            self.document[row].append(self.documents)
+        before = len(self.ids[row]) - start
+        for first, last in _runs(item.ids, start, end):
+            token = item.ids[first]
+            image = item.sample.images[-1 - token]
+            key = (image.digest, item.route.experts)
+            if key not in self.image_index:
+                self.image_index[key] = len(self.images)
+                self.images.append(image)
+                self.image_routes.append(item.route)
+            used = item.ids[:first].count(token)
+            self.slots.append((row, before + first, self.image_index[key], used, last - first))
+        self.ids[row].extend(item.ids[start:end])
+        self.positions[row].extend(item.positions[start:end] or range(start, end))
+        self.owner[row].extend([owner] * (end - start))
+        self.block[row].extend(self._blocks(item, start, end))
+        self.document[row].extend([self.documents] * (end - start))
+
+    def _blocks(self, item: Item, start: int, end: int) -> list[int]:
+        """Of each position, the block in which all see each other; -1 for none."""
+        blocks = [-1] * (end - start)
+        if self.look == "images":
+            for first, last in _runs(item.ids, start, end):
+                number = self.blocks = self.blocks + 1
+                blocks[first - start : last - start] = [number] * (last - first)
+        if self.look == "prefix":
+            before = max(0, min(_first_target(item), end) - start)
+            self.blocks += 1
+            blocks[:before] = [self.blocks] * before
+        return blocks
 
     def build(self) -> Batch:
         length = max(len(row) for row in self.ids)
 
-        def table(columns: list[list[int]], fill: int) -> torch.Tensor:
-            return torch.tensor([row + [fill] * (length - len(row)) for row in columns], dtype=torch.long)
+        def table(columns: Sequence[Sequence[Position]], fill: Position) -> torch.Tensor:
+            return torch.tensor([[*row, *[fill] * (length - len(row))] for row in columns], dtype=torch.long)
 
         ids = table(self.ids, self.pad)
         owner = table(self.owner, -1)
+        block = table(self.block, -1)
+        deep = isinstance(self.positions[0][0], tuple)
+        positions = table(self.positions, (0, 0, 0)).permute(2, 0, 1) if deep else table(self.positions, 0)
         document = table(self.document, -1)
         is_padding = document < 0
         visible = torch.ones(length, length, dtype=torch.bool).tril().expand(len(self.ids), -1, -1)
+        if self.blocks >= 0:
+            visible = visible | same_block(block, block)
         visible = visible & (document[:, :, None] == document[:, None, :])
         visible &= (owner[:, :, None] == owner[:, None, :]) | (owner[:, None, :] < 0)
         # A padded position sees itself, so that no row of the attention is empty (which would be NaN).
@@ -196,8 +244,9 @@ class _Builder:
             samples=tuple(self.samples),
             routes=tuple(self.routes),
             input_ids=ids.masked_fill(ids < 0, self.pad),
-            position_ids=table(self.positions, 0),
+            position_ids=positions,
             visible=visible,
+            block=block,
             owner=owner,
             is_image=ids < 0,
             is_padding=is_padding,
@@ -211,11 +260,28 @@ class _Builder:
         )
 
 
-def pack(items: Sequence[Item], *, row_tokens: int, pad: int) -> list[Batch]:
+def same_block(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Blocks [B, Q] and [B, K] -> bool [B, Q, K]: where both are of the same block."""
+    return (query[:, :, None] == key[:, None, :]) & (key[:, None, :] >= 0)
+
+
+def _runs(ids: Sequence[int], start: int, end: int) -> list[tuple[int, int]]:
+    """(first, last + 1) of each run of visual tokens of one image between `start` and `end`."""
+    runs = []
+    first = start
+    for place in range(start, end + 1):
+        if place == end or ids[place] != ids[first]:
+            if first < end and ids[first] < 0:
+                runs.append((first, place))
+            first = place
+    return runs
+
+
+def pack(items: Sequence[Item], *, row_tokens: int, pad: int, look: Look = "causal") -> list[Batch]:
     """Packed batches of one row each (B = 1), each at most `row_tokens` long unless a single sample is longer."""
     batches = []
-    for row in rows(documents(items, row_tokens), row_tokens):
-        builder = _Builder(pad)
+    for row in rows(documents(items, row_tokens, look), row_tokens):
+        builder = _Builder(pad, look)
         builder.start_row()
         for doc in row:
             builder.add(doc)
@@ -223,7 +289,7 @@ def pack(items: Sequence[Item], *, row_tokens: int, pad: int) -> list[Batch]:
     return batches
 
 
-def padded(items: Sequence[Item], *, row_tokens: int, pad: int) -> list[Batch]:
+def padded(items: Sequence[Item], *, row_tokens: int, pad: int, look: Look = "causal") -> list[Batch]:
     """One row per sample, padded on the right; as many rows per batch as fit `row_tokens` (at least one)."""
     batches: list[Batch] = []
     chosen: list[Item] = []
@@ -231,16 +297,16 @@ def padded(items: Sequence[Item], *, row_tokens: int, pad: int) -> list[Batch]:
         if chosen and (
             item.route.adapters != chosen[0].route.adapters or (len(chosen) + 1) * len(chosen[0].ids) > row_tokens
         ):
-            batches.append(_padded(chosen, pad))
+            batches.append(_padded(chosen, pad, look))
             chosen = []
         chosen.append(item)
     if chosen:
-        batches.append(_padded(chosen, pad))
+        batches.append(_padded(chosen, pad, look))
     return batches
 
 
-def _padded(items: Sequence[Item], pad: int) -> Batch:
-    builder = _Builder(pad)
+def _padded(items: Sequence[Item], pad: int, look: Look) -> Batch:
+    builder = _Builder(pad, look)
     for item in items:
         builder.start_row()
         builder.add(Document((item,), 0))

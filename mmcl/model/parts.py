@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+
+from torch import Tensor
 
 from mmcl.errors import UserError
 
@@ -34,6 +36,26 @@ def select_parameters(names: Collection[str], patterns: Iterable[str]) -> set[st
             raise UserError(f"`{pattern}` names no parameter of the model", where="model.train", hint=_hint(pattern))
         chosen |= found
     return chosen
+
+
+def check_state(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], *, needed: Collection[str]) -> None:
+    """Whether a checkpoint fits a model.
+
+    Args:
+        tensors: of the checkpoint.
+        own: of the model.
+        needed: names that the checkpoint must have.
+
+    Raises:
+        UserError: it has a tensor that the model lacks or has in another shape, or lacks one.
+    """
+    wrong = [name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape]
+    missing = [name for name in needed if name not in tensors]
+    if wrong or missing:
+        raise UserError(
+            f"the checkpoint does not fit the model: {', '.join((wrong + missing)[:5])}",
+            hint="the recipe was changed, or the file belongs to another run",
+        )
 
 
 def _hint(pattern: str) -> str:

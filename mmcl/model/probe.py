@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmcl.errors import Problem, UserError
-from mmcl.model.views import has_views
+from mmcl.model.views import has_grid, has_views
 from mmcl.protocols import EncoderInfo
 
 PROBES = 2
@@ -71,7 +72,11 @@ def encoder_problems(encoder: nn.Module) -> list[Problem]:
     images = probe_images()
     pixels = [transform(image) for image in images]
     for image, tensor in zip(images, pixels, strict=True):
-        views = (encoder.views(image.size),) if has_views(encoder) else ()  # type: ignore[operator]
+        views: tuple[int, ...] = ()
+        if has_grid(encoder):
+            views = tuple(encoder.grid(image.size))  # type: ignore[operator]
+        elif has_views(encoder):
+            views = (encoder.views(image.size),)  # type: ignore[operator]
         expected = (*views, *info.pixel_shape)
         if not isinstance(tensor, Tensor):
             problems.append(Problem(where, f"`transform()` gives {type(tensor).__name__}, not a tensor"))
@@ -79,10 +84,14 @@ def encoder_problems(encoder: nn.Module) -> list[Problem]:
             problems.append(Problem(where, f"`transform()` gives {_describe(tensor)}, promised float32 {expected}"))
         if problems:
             return problems
-    batch = torch.cat(pixels) if has_views(encoder) else torch.stack(pixels)
+    if has_grid(encoder):
+        batch = pixels[0]
+    else:
+        batch = torch.cat(pixels) if has_views(encoder) else torch.stack(pixels)
     with _undisturbed(encoder):
         features = encoder(batch.to(_device(encoder)))
-    return _output_problems(where, features, (len(batch), info.tokens, info.width))
+    count = math.prod(batch.shape[: batch.ndim - len(info.pixel_shape)])
+    return _output_problems(where, features, (count, info.tokens, info.width))
 
 
 def projector_problems(projector: nn.Module, info: EncoderInfo, out_width: int) -> list[Problem]:

@@ -16,16 +16,32 @@ CACHE_TOKENS = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """How an image stands in a prompt.
+
+    Attributes:
+        text: that it becomes, with a ready VLM's image token once per run of visual tokens; empty for one run alone.
+        runs: visual tokens of each run.
+    """
+
+    text: str
+    runs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """A tokenised sample.
 
     Attributes:
-        ids: token ids; `-1 - k` stands for image k of the sample, to be expanded to its visual tokens.
+        ids: token ids; `-1 - k` stands for a run of visual tokens of image k of the sample, to be expanded.
         supervised: for each id, whether it is a target of the loss.
     """
 
     ids: tuple[int, ...]
     supervised: tuple[bool, ...]
+
+
+_Key = tuple[tuple[Turn, ...], tuple[bool, ...], tuple[str, ...]]
 
 
 class Prompt:
@@ -39,6 +55,7 @@ class Prompt:
         style: `chat` uses the tokenizer's chat template; `plain` writes each user turn on a line of its own and the
             answer with an end-of-sequence token on the next; `auto` is `chat` where the tokenizer has a template.
         system: a system message put before every conversation that has none (chat style only; empty for none).
+        template: chat template that is not the tokenizer's but its processor's.
     """
 
     def __init__(
@@ -47,9 +64,10 @@ class Prompt:
         *,
         style: Literal["auto", "chat", "plain"] = "auto",
         system: str = "",
+        template: str | None = None,
     ) -> None:
         self.tokenizer: Any = tokenizer
-        has_template = bool(getattr(tokenizer, "chat_template", None))
+        has_template = bool(template or getattr(tokenizer, "chat_template", None))
         if style == "chat" and not has_template:
             raise UserError(
                 "the tokenizer has no chat template", where="model.prompt.style", hint="use `plain`, or another model"
@@ -59,43 +77,43 @@ class Prompt:
         if tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no end-of-sequence token", where="model.language.weights")
         self.eos = int(tokenizer.eos_token_id)
-        self._cache: dict[tuple[tuple[Turn, ...], tuple[bool, ...]], Encoded] = {}
+        self._cache: dict[_Key, Encoded] = {}
         self._cached = 0
         probe = self.tokenizer("a")["input_ids"]
         bos = tokenizer.bos_token_id
         self._bos = (bos,) if bos is not None and len(probe) > 1 and probe[0] == bos else ()
 
-    def encode(self, sample: Sample, supervise: Sequence[bool]) -> Encoded:
+    def encode(self, sample: Sample, supervise: Sequence[bool], pictures: Sequence[Picture] = ()) -> Encoded:
         """Tokenise a sample.
 
         Args:
             sample: ends with an assistant turn (training), or with a user turn (a question to be answered).
             supervise: for each turn, whether its tokens are targets.
+            pictures: how each of the sample's images stands in the text.
 
         Raises:
             UserError: the placeholders do not match the images.
         """
-        key = (sample.turns, tuple(supervise))
-        if key not in self._cache:
-            self._keep(key, self._encode(sample.turns, key[1]))
-        encoded = self._cache[key]
-        placeholders = sum(i < 0 for i in encoded.ids)
+        placeholders = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in sample.turns)
         if placeholders != len(sample.images):
             raise UserError(
                 f"{placeholders} `{IMAGE_PLACEHOLDER}` placeholders, but {len(sample.images)} images",
                 where=f"task {sample.task}, sample {sample.id}",
                 hint=f"write `{IMAGE_PLACEHOLDER}` once for each image in the user's turns",
             )
-        return encoded
+        key = (sample.turns, tuple(supervise), tuple(picture.text for picture in pictures))
+        if key not in self._cache:
+            self._keep(key, self._encode(*key))
+        return self._cache[key]
 
-    def _keep(self, key: tuple[tuple[Turn, ...], tuple[bool, ...]], encoded: Encoded) -> None:
+    def _keep(self, key: _Key, encoded: Encoded) -> None:
         """Keep the newest prompts."""
         self._cached += len(encoded.ids)
         while self._cache and self._cached > CACHE_TOKENS:
             self._cached -= len(self._cache.pop(next(iter(self._cache))).ids)
         self._cache[key] = encoded
 
-    def _encode(self, turns: tuple[Turn, ...], supervise: tuple[bool, ...]) -> Encoded:
+    def _encode(self, turns: tuple[Turn, ...], supervise: tuple[bool, ...], pictures: tuple[str, ...]) -> Encoded:
         ids: list[int] = []
         targets: list[bool] = []
         images = 0

@@ -74,12 +74,15 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """Model families of `tiny_model`, by `model_type` of transformers, with what makes each of them tiny."""
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer(**extra: str) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer: each byte of UTF-8 text is a token, so that any text survives encoding and decoding.
 
+    Args:
+        **extra: further special tokens, by the attribute that holds them, such as `image_token`.
+
     Returns:
-        A tokenizer with 262 tokens: padding, beginning, end, a marker for each role, 256 bytes. It adds no special
-        token by itself, and its chat template writes `<|user|>question<|assistant|>answer<|eos|>`.
+        A tokenizer with 262 tokens: padding, beginning, end, a marker for each role, 256 bytes; and the further ones.
+        It adds no special token by itself, and its chat template writes `<|user|>question<|assistant|>answer<|eos|>`.
     """
     special = [PAD, BOS, EOS, *(f"<|{role}|>" for role in ROLES)]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -97,6 +100,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         chat_template=_TEMPLATE,
         clean_up_tokenization_spaces=False,
         model_max_length=POSITIONS,
+        extra_special_tokens=extra,
     )
     return wrapped
 

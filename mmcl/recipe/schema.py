@@ -57,7 +57,7 @@ def parse(data: Any, folder: Path) -> tuple[Recipe | None, list[Problem]]:
     reader = _Reader(folder)
     recipe = reader.record(Recipe, data, "")
     if isinstance(data, Mapping):
-        reader.problems += _adapters_without_lora(data)
+        reader.problems += _adapters_without_lora(data) + _missing_parts(data)
     if reader.problems:
         return None, list(dict.fromkeys(reader.problems))
     return dataclasses.replace(recipe, folder=folder), []
@@ -205,9 +205,11 @@ def _is_part(name: str) -> bool:
 def _adapters_without_lora(data: Mapping[str, Any]) -> list[Problem]:
     """Parts that train `language.lora` of a model without adapters. Reads raw data, which may have other mistakes."""
     model = data.get("model")
-    language = model.get("language") if isinstance(model, Mapping) else None
+    language = model.get("language", {}) if isinstance(model, Mapping) else None
     if not isinstance(model, Mapping) or not isinstance(language, Mapping) or language.get("lora") is not None:
         return []
+    if "language" not in model and model.get("vlm") is None:
+        return []  # that it is missing is said
     default = next(field.default for field in dataclasses.fields(ModelSpec) if field.name == "train")
     lists = {"model.train": model.get("train", default)}
     stages = data.get("stages")
@@ -223,3 +225,26 @@ def _adapters_without_lora(data: Mapping[str, Any]) -> list[Problem]:
         for where, parts in lists.items()
         if isinstance(parts, (list, tuple)) and any(str(part).startswith("language.lora") for part in parts)
     ]
+
+
+def _missing_parts(data: Mapping[str, Any]) -> list[Problem]:
+    """What a model must have: a ready one by itself, or all three parts. Reads raw data."""
+    model = data.get("model")
+    if not isinstance(model, Mapping):
+        return []
+    if model.get("vlm") is None:
+        needed = {name: model.get(name) for name in ("encoder", "projector", "language")}
+        language = needed["language"]
+        if isinstance(language, Mapping):
+            needed["language.weights"] = language.get("weights")
+        hint = "Add `{}:`, or name a ready model by `vlm:`."
+        return [
+            Problem(f"model.{name}", "missing", hint.format(name.rpartition(".")[2]))
+            for name, value in needed.items()
+            if value is None
+        ]
+    language = model.get("language")
+    if isinstance(language, Mapping) and language.get("weights") is not None:
+        message = "`vlm` brings its own language model"
+        return [Problem("model.language.weights", message, "Leave one of them; `lora` and `dtype` may stay.")]
+    return []

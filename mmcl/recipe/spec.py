@@ -71,12 +71,12 @@ class LanguageSpec:
     """The language model.
 
     Attributes:
-        weights: a name known to `mmcl fetch`, a folder, or a Hugging Face id.
+        weights: a name known to `mmcl fetch`, a folder, or a Hugging Face id; with `model.vlm` it has its own.
         lora: adapters, or None for a model without.
         dtype: number format of the weights.
     """
 
-    weights: str
+    weights: str = ""
     lora: LoRASpec | None = None
     dtype: Literal["fp32", "bf16"] = "fp32"
 
@@ -113,12 +113,13 @@ class FeaturesSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """The assembly: encoder -> projector -> language model.
+    """The assembly: encoder -> projector -> language model, or a ready model of image and text.
 
     Attributes:
-        encoder: the vision encoder.
-        projector: maps visual features to the language model's width.
-        language: the language model.
+        vlm: a ready model, whose parts are found: a folder, or a Hugging Face id. None: the parts below are needed.
+        encoder: the vision encoder; with `vlm` it takes the place of the model's own.
+        projector: maps visual features to the language model's width; with `vlm` and `encoder`, `mlp` by default.
+        language: the language model; with `vlm`, its adapters and number format.
         train: parts that train, of `encoder`, `projector`, `experts`, `language.lora`, `language`.
         prompt: how turns become text.
         packing: rows as trees of shared prefixes (`packed`), or one row per sample (`padded`); `auto` packs where the
@@ -129,9 +130,10 @@ class ModelSpec:
         features: where the outputs of a frozen encoder are kept.
     """
 
-    encoder: PluginSpec
-    projector: PluginSpec
-    language: LanguageSpec
+    vlm: str | None = None
+    encoder: PluginSpec | None = None
+    projector: PluginSpec | None = None
+    language: LanguageSpec = LanguageSpec()
     train: tuple[str, ...] = ("projector", "language.lora")
     prompt: PromptSpec = PromptSpec()
     packing: Literal["auto", "packed", "padded"] = "auto"

@@ -76,11 +76,11 @@ def test_stored_features_sizes() -> None:
     features = torch.randn(3, 4)
     for dtype, width in (("fp32", 4), ("fp16", 2)):
         stored = store_features(picture(1), features, fingerprint="f" * 64, dtype=dtype)  # type: ignore[arg-type]
-        assert image_bytes(stored) == ("features", 12 * width + 64 + 32 + len("1.png"))
+        assert image_bytes(stored) == ("features", 12 * width + 64 + 32 + 16 + len("1.png"))
 
 
 def test_stored_features_refuse_pixels_and_other_encoders() -> None:
-    stored = StoredFeatures(torch.ones(2, 3), fingerprint="a" * 64, digest="d" * 64, name="cat.png")
+    stored = StoredFeatures(torch.ones(2, 3), fingerprint="a" * 64, digest="d" * 64, name="cat.png", dimensions=(8, 8))
     assert torch.equal(stored.stored_features("a" * 64), torch.ones(2, 3))
     with pytest.raises(UserError, match=r"cat\.png.*aaaaaaaaaaaa.*bbbbbbbbbbbb"):
         stored.stored_features("b" * 64)

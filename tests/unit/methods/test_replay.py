@@ -365,11 +365,12 @@ def shifted(batch: Batch, by: int) -> Batch:
         batch,
         input_ids=left(batch.input_ids, 0),
         position_ids=left(batch.position_ids, 0),
+        block=left(batch.block, -1),
         owner=left(batch.owner, -1),
         is_image=left(batch.is_image, False),
         is_padding=left(batch.is_padding, True),
         visible=visible,
-        image_slots=tuple((row, start + by, entry) for row, start, entry in batch.image_slots),
+        image_slots=tuple((row, start + by, *rest) for row, start, *rest in batch.image_slots),
         where=batch.where + (batch.where // length + 1) * by,
     )
 

@@ -62,7 +62,7 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("family", FREE_OF_MASKS)
 def test_lean_is_stock(family: str) -> None:
     lean, stock = assembled("lean", family), assembled("stock", family)
-    assert stock.language.config._attn_implementation == "sdpa" and not stock.apart
+    assert stock.language.config._attn_implementation in ("sdpa", "eager") and not stock.apart
     assert not any(isinstance(module, LoRALinear | RMSNorm) for module in stock.modules())
     mine, reference = losses_and_gradients(lean), losses_and_gradients(stock)
     assert mine[0] == pytest.approx(reference[0], rel=1e-6)
