@@ -54,9 +54,7 @@ class Session:
             progress.message(f"one padded row per question: {reason}")
         swapped = recipe.model.vlm is not None and (recipe.model.encoder or recipe.model.projector) is not None
         if swapped and recipe.stages[0].kind != "align":
-            progress.message(
-                "the projector between the new parts starts at random: let a stage `{kind: align}` on captions come first"
-            )
+            progress.message("the new projector starts at random: let a stage `{kind: align}` on captions come first")
         self.at = ""
         self.methods: dict[str, Method] = {}
         self.seen: dict[str, list[str]] = {}

@@ -18,10 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from mmcl.data.types import IMAGE_PLACEHOLDER, Sample, Samples, Task
-from mmcl.model.probe import encoder_problems, probe_images, projector_problems
+from mmcl.model.probe import (
+    ROUNDING,
+    encoder_problems,
+    forward_problems,
+    probe_images,
+    projector_problems,
+    repeat_problems,
+)
 from mmcl.model.tiny import tiny_tokenizer
-from mmcl.model.views import has_views
+from mmcl.model.views import has_grid, has_views
 from mmcl.protocols import BASE, EncoderInfo, Method, Metric, Prediction, Route, Stream
+from mmcl.testing_vlm import vlm_problems
 from mmcl.tiny_world import TinyImage, tiny_assembly, tiny_language, tiny_tasks
 
 __all__ = [
@@ -32,13 +40,13 @@ __all__ = [
     "check_metric",
     "check_projector",
     "check_stream",
+    "check_vlm",
     "tiny_assembly",
     "tiny_language",
     "tiny_tasks",
     "tiny_tokenizer",
 ]
 
-ROUNDING = 1e-4  # relative; convolutions may sum in another order when the batch is larger
 ROUNDING_BF16 = 0.1  # relative to the largest value; bfloat16 has 8 bits, several layers add up
 
 
@@ -73,8 +81,11 @@ def check_encoder(encoder: nn.Module) -> None:
     copied = pickle.loads(pickle.dumps(transform))
     if not all(torch.equal(copied(image), tensor) for image, tensor in zip(images, pixels, strict=True)):
         problems.append("`transform()` is not repeatable, or changes when it is pickled")
-    batch = torch.cat(pixels) if has_views(encoder) else torch.stack(pixels)
-    problems += _forward_problems(encoder, batch, other=len(pixels[0]) if has_views(encoder) else 1)
+    if has_grid(encoder):  # each image is alone in its batch
+        problems += repeat_problems(encoder, pixels)
+    else:
+        batch = torch.cat(pixels) if has_views(encoder) else torch.stack(pixels)
+        problems += forward_problems(encoder, batch, other=len(pixels[0]) if has_views(encoder) else 1)
     _report(encoder, problems)
 
 
@@ -102,7 +113,7 @@ def check_projector(
         problems += [problem.message for problem in projector_problems(projector, info, out_width)]
     _report(projector, problems)
     features = torch.randn(2, 16, in_width, generator=torch.Generator().manual_seed(0))
-    problems += _forward_problems(projector, features)
+    problems += forward_problems(projector, features)
     problems += _gradient_problems(projector, features)
     problems += _calibration_problems(projector, features)
     again = build(in_width=in_width, out_width=out_width, **options)
@@ -111,6 +122,24 @@ def check_projector(
         problems.append("a second one with the same `state_dict` gives something else")
     problems += _bf16_problems(projector, features)
     _report(projector, problems)
+
+
+def check_vlm(model: Any, processor: Any) -> None:
+    """Check that a model of image and text of transformers can be taken apart (`model: {vlm: ...}`).
+
+    Prompts have the processor's own tokens, logits are those of the model's own forward pass to 1e-5 of the largest,
+    and greedy answers, all questions in shared rows, are those of `generate`, one by one.
+
+    Args:
+        model: of a `...ForConditionalGeneration` class; put into float32, and of no use afterwards.
+        processor: of the same checkpoint.
+
+    Raises:
+        ContractError: a promise is broken.
+    """
+    problems = vlm_problems(model, processor)
+    if problems:
+        raise ContractError(type(model).__name__, problems)
 
 
 def check_method(build: Callable[[], Method], model: Callable[[], Any] = tiny_assembly) -> None:
@@ -226,22 +255,6 @@ def check_metric(metric: Metric, rows: Sequence[Prediction] | None = None) -> No
 def _report(thing: object, problems: Sequence[str]) -> None:
     if problems:
         raise ContractError(type(thing).__name__, problems)
-
-
-def _forward_problems(module: nn.Module, batch: Tensor, other: int = 1) -> list[str]:
-    """In evaluation mode: the same every time, whatever else is in the batch; rows 0 and `other` differ in image."""
-    module.eval()
-    with torch.no_grad():
-        first, second = module(batch), module(batch)
-        alone = torch.cat([module(row[None]) for row in batch])
-    problems = []
-    if not torch.equal(first, second):
-        problems.append("`forward` gives something else the second time, in evaluation mode")
-    elif (first - alone).abs().max() > ROUNDING * first.abs().max():
-        problems.append("what `forward` gives for an image depends on the others in its batch")
-    if torch.equal(first[0], first[other]):
-        problems.append("two different images have the same features")
-    return problems
 
 
 def _quietly(module: nn.Module, batch: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from mmcl.model.assembly import Assembly
 from mmcl.model.language import load_language
 from mmcl.model.probe import probe_encoder, probe_projector
 from mmcl.model.prompt import Prompt
-from mmcl.model.vlm.load import load_vlm, take_apart
+from mmcl.model.vlm.load import Ready, load_vlm, take_apart
 from mmcl.model.vlm.parts import SwappedLayout
 from mmcl.model.vlm.prompt import VLMPrompt
 from mmcl.protocols import Encoder
@@ -41,7 +41,8 @@ def build_model(
     if encoder is None and spec.encoder is not None:
         encoder = registry.build("encoders", spec.encoder, folder, seed=seed)
     if spec.vlm is not None:
-        return _from_vlm(spec, spec.vlm, folder=folder, seed=seed, encoder=encoder).to(device)
+        ready = load_vlm(spec.vlm, folder=folder, dtype=spec.language.dtype, seed=seed)
+        return assemble_vlm(ready, spec, folder=folder, seed=seed, encoder=encoder).to(device)
     vision = cast(nn.Module, encoder).to(device).eval()
     probe_encoder(vision)
     language, tokenizer = load_language(spec.language, folder=folder, seed=seed)
@@ -61,9 +62,23 @@ def build_model(
     ).to(device)
 
 
-def _from_vlm(spec: ModelSpec, weights: str, *, folder: Path, seed: int, encoder: nn.Module | None) -> Assembly:
-    """A ready model, perhaps with another encoder or projector."""
-    parts = take_apart(load_vlm(weights, folder=folder, dtype=spec.language.dtype, seed=seed))
+def assemble_vlm(
+    ready: Ready, spec: ModelSpec, *, folder: Path = Path(), seed: int = 0, encoder: nn.Module | None = None
+) -> Assembly:
+    """Take a ready model apart and assemble it, perhaps with another encoder or projector.
+
+    Args:
+        ready: of no use afterwards.
+        spec: the recipe's model section.
+        folder: see `build_model`.
+        seed: see `build_model`.
+        encoder: built, or None for the model's own.
+
+    Raises:
+        UserError: see `build_model`.
+    """
+    parts = take_apart(ready)
+    torch.manual_seed(seed)  # of the adapters
     vision = parts.encoder if encoder is None else encoder.eval()
     probe_encoder(vision)
     swapped = encoder is not None or spec.projector is not None

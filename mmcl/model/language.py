@@ -134,6 +134,7 @@ def _from_pretrained(source: str, weights: str, dtype: torch.dtype) -> tuple[Pre
 
 
 def check_vocabulary(model: Any, tokenizer: Any, weights: str, where: str = WHERE) -> None:
+    """Raises a UserError if the tokenizer has tokens that the model has no embedding for."""
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise UserError(
@@ -169,6 +170,7 @@ def _hint(source: str, weights: str) -> str:
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
+    """A hint for a name that is not among the known ones."""
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"did you mean `{close[0]}`?"
@@ -176,5 +178,6 @@ def did_you_mean(name: str, known: list[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
+    """Of an error's message."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from mmcl.model.views import has_grid, has_views
 from mmcl.protocols import EncoderInfo
 
 PROBES = 2
+ROUNDING = 1e-4  # relative; convolutions may sum in another order when the batch is larger
 
 
 def probe_images() -> list[Image.Image]:
@@ -105,6 +106,32 @@ def projector_problems(projector: nn.Module, info: EncoderInfo, out_width: int) 
     with _undisturbed(projector):
         projected = projector(features.to(_device(projector)))
     return _output_problems(where, projected, (PROBES, tokens, out_width))
+
+
+def forward_problems(module: nn.Module, batch: Tensor, other: int = 1) -> list[str]:
+    """In evaluation mode: the same every time, whatever else is in the batch; rows 0 and `other` differ in image."""
+    module.eval()
+    with torch.no_grad():
+        first, second = module(batch), module(batch)
+        alone = torch.cat([module(row[None]) for row in batch])
+    problems = []
+    if not torch.equal(first, second):
+        problems.append("`forward` gives something else the second time, in evaluation mode")
+    elif (first - alone).abs().max() > ROUNDING * first.abs().max():
+        problems.append("what `forward` gives for an image depends on the others in its batch")
+    if torch.equal(first[0], first[other]):
+        problems.append("two different images have the same features")
+    return problems
+
+
+def repeat_problems(encoder: nn.Module, images: Sequence[Tensor]) -> list[str]:
+    """In evaluation mode: the same every time; images are different."""
+    encoder.eval()
+    with torch.no_grad():
+        first, second, other = encoder(images[0]), encoder(images[0]), encoder(images[1])
+    if not torch.equal(first, second):
+        return ["`forward` gives something else the second time, in evaluation mode"]
+    return ["two different images have the same features"] if torch.equal(first[:1], other[:1]) else []
 
 
 def _output_problems(where: str, output: Any, expected: tuple[int, ...]) -> list[Problem]:

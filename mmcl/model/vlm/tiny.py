@@ -27,6 +27,8 @@ _TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+_LEFT = ("image_newline", "mm_input_projection_weight")
+"""Parameters that the classes leave at zero or as memory has it."""
 IMAGE = "<image>"
 SIDE = 32
 PATCH = 8
@@ -68,9 +70,9 @@ def tiny_vlm(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = hf.AutoModelForImageTextToText.from_config(config, dtype=dtype).eval()
-        newline = getattr(model.model, "image_newline", None)
-        if newline is not None:  # left at its uninitialised start by the class
-            torch.nn.init.normal_(newline, std=0.02)
+        for name, parameter in model.named_parameters():
+            if name.endswith(_LEFT):
+                torch.nn.init.normal_(parameter, std=0.02)
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     return model, processor
