@@ -217,16 +217,17 @@ def list_(
 
 @app.command()
 def describe(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `mmcl list`, or KIND:NAME.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `mmcl list`, KIND:NAME, or vlm:ID.")],
     as_json: Json = False,
 ) -> Result:
-    """Explain a plug-in with its options, or show a recipe.
+    """Explain a plug-in with its options, show a recipe, or look into a ready model of image and text.
 
     \b
     Examples:
       mmcl describe replay
       mmcl describe projectors:mlp --json
       mmcl describe encoders:./mine.py:Mine
+      mmcl describe vlm:llava-hf/llava-1.5-7b-hf
     """
     from mmcl.cli_catalogue import describe as look_up
 

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mmcl import __version__
 from mmcl.cli_output import print_table
@@ -142,17 +142,31 @@ def show_entries(found: Sequence[registry.Entry], console: Console) -> None:
     print_table(console, ("name", "summary", "from"), rows)
 
 
-def describe(text: str, folder: Path) -> Description:
+class Shown(Protocol):
+    """What `mmcl describe` prints."""
+
+    def document(self) -> dict[str, Any]:
+        """For `--json`."""
+
+    def show(self, console: Console) -> None:
+        """For people."""
+
+
+def describe(text: str, folder: Path) -> Shown:
     """A description by `name` or `kind:name`.
 
     Args:
-        text: such as `mlp`, `projectors:mlp` or `encoders:./mine.py:Mine`.
+        text: such as `mlp`, `projectors:mlp`, `encoders:./mine.py:Mine` or `vlm:llava-hf/llava-1.5-7b-hf`.
         folder: where `./file.py` starts.
 
     Raises:
         UserError: nothing or several things have that name.
     """
     wanted, _, rest = text.partition(":")
+    if wanted == "vlm":
+        from mmcl.cli_vlm import describe_vlm
+
+        return describe_vlm(rest, folder)
     kind = next((kind for kind in KINDS if wanted in (kind, kind[:-1])), None)
     name = rest if kind else text
     if ".py:" in name:

@@ -236,7 +236,7 @@ def _missing_parts(data: Mapping[str, Any]) -> list[Problem]:
         needed = {name: model.get(name) for name in ("encoder", "projector", "language")}
         language = needed["language"]
         if isinstance(language, Mapping):
-            needed["language.weights"] = language.get("weights")
+            needed["language.weights"] = language.get("weights") or None
         hint = "Add `{}:`, or name a ready model by `vlm:`."
         return [
             Problem(f"model.{name}", "missing", hint.format(name.rpartition(".")[2]))
@@ -244,7 +244,7 @@ def _missing_parts(data: Mapping[str, Any]) -> list[Problem]:
             if value is None
         ]
     language = model.get("language")
-    if isinstance(language, Mapping) and language.get("weights") is not None:
+    if isinstance(language, Mapping) and language.get("weights"):
         message = "`vlm` brings its own language model"
         return [Problem("model.language.weights", message, "Leave one of them; `lora` and `dtype` may stay.")]
     return []

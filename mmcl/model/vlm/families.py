@@ -33,6 +33,7 @@ class Family:
         projector: name of the projector in the inner model.
         language: name of the language model in the inner model.
         look: which positions also see what follows them.
+        projector_inside: whether the projector stands in the vision tower.
         grid: whether an image is seen as one, in its own shape.
         deep_positions: whether positions are (time, height, width).
         first_position: of a row.
@@ -42,6 +43,7 @@ class Family:
     tower: ClassVar[str] = "vision_tower"
     projector: ClassVar[str] = "multi_modal_projector"
     language: ClassVar[str] = "language_model"
+    projector_inside: ClassVar[bool] = False
     look: ClassVar[Look] = "causal"
     grid: ClassVar[bool] = False
     deep_positions: ClassVar[bool] = False
@@ -226,6 +228,7 @@ class QwenVL(Family):
 
     tower = "visual"
     projector = "merger"
+    projector_inside = True
     grid = True
     deep_positions = True
 

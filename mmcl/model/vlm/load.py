@@ -19,6 +19,7 @@ from mmcl.model.quiet import quiet
 from mmcl.model.vlm.families import FAMILIES, Family, family_of
 from mmcl.model.vlm.parts import VLMEncoder, VLMGridEncoder, VLMLanguage, VLMLayout, VLMProjector
 from mmcl.model.vlm.reading import Reader
+from mmcl.model.vlm.tiny import TINY_VLMS, tiny_config, tiny_vlm
 
 WHERE = "model.vlm"
 _SHOWN = 3
@@ -68,6 +69,21 @@ class Parts:
         return [self.reader.processor.tokenizer.eos_token_id, *([more] if isinstance(more, int) else more)]
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A VLM without its weights.
+
+    Attributes:
+        config: of the model.
+        family: it is of.
+        processor: of the same checkpoint.
+    """
+
+    config: Any
+    family: Family
+    processor: Any
+
+
 def load_vlm(weights: str, *, folder: Path, dtype: str, seed: int) -> Ready:
     """Load a VLM and its processor. Code that comes with a checkpoint is never run.
 
@@ -82,14 +98,27 @@ def load_vlm(weights: str, *, folder: Path, dtype: str, seed: int) -> Ready:
     """
     with quiet():
         if weights.startswith(TINY):
-            from mmcl.model.vlm.tiny import tiny_vlm
-
             model, processor = tiny_vlm(weights.removeprefix(TINY), seed=seed, dtype=DTYPES[dtype])
         else:
-            model, processor = _from_pretrained(locate(weights, folder, WHERE), weights, DTYPES[dtype])
+            source = locate(weights, folder, WHERE)
+            found = _config(source, weights)
+            model, processor = _weights(source, weights, found.config, DTYPES[dtype]), found.processor
     check_vocabulary(model, processor.tokenizer, weights, WHERE)
     ensure_padding_token(model, processor.tokenizer, weights)
     return Ready(model.eval(), processor, weights)
+
+
+def load_config(weights: str, folder: Path) -> Found:
+    """The same without weights.
+
+    Raises:
+        UserError: see `load_vlm`.
+    """
+    with quiet():
+        if weights.startswith(TINY):
+            config, processor = tiny_config(weights.removeprefix(TINY))
+            return Found(config, cast(Family, family_of(config)), processor)
+        return _config(locate(weights, folder, WHERE), weights)
 
 
 def take_apart(ready: Ready) -> Parts:
@@ -113,39 +142,56 @@ def take_apart(ready: Ready) -> Parts:
     return Parts(encoder, wrapped, language, VLMLayout(reader, wrapped), reader, image_id, model.config)
 
 
-def _from_pretrained(source: str, weights: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def _config(source: str, weights: str) -> Found:
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise _cannot(weights, error, source) from error
-    if family_of(config) is None:
-        raise UserError(
-            f"a `{config.model_type}` can't be taken apart",
-            where=WHERE,
-            hint=_supported(config.model_type),
-        )
-    auto, processors = cast(Any, AutoModelForImageTextToText), cast(Any, AutoProcessor)
+    family = family_of(config)
+    if family is None:
+        kind = config.model_type
+        raise UserError(f"`{weights}` is a `{kind}`, which can't be taken apart", where=WHERE, hint=_supported(kind))
+    processors = cast(Any, AutoProcessor)
     try:
-        model, info = auto.from_pretrained(
-            source, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True, use_safetensors=True
-        )
         processor = processors.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         raise _cannot(weights, error, source) from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise UserError(
-            f"`{weights}` lacks {len(missing)} of the model's {len(model.state_dict())} tensors ({_some(missing)})",
-            where=WHERE,
-            hint="weights and config.json must be of one model, with all of its tensors",
-        )
     if not hasattr(processor, "image_processor"):
         raise UserError(
             f"`{weights}` has no image processor",
             where=WHERE,
             hint="the folder must have preprocessor_config.json or processor_config.json beside the tokenizer's files",
         )
-    return model, processor
+    return Found(config, family, processor)
+
+
+def _weights(source: str, weights: str, config: Any, dtype: torch.dtype) -> Any:
+    auto = cast(Any, AutoModelForImageTextToText)
+    try:
+        model, info = auto.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are reported, all at once
+        )
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise _cannot(weights, error, source) from error
+    missing, shapes = sorted(info["missing_keys"]), sorted(key for key, *_ in info["mismatched_keys"])
+    problems = []
+    if missing:
+        problems.append(f"lacks {len(missing)} of the model's {len(model.state_dict())} tensors ({_some(missing)})")
+    if shapes:
+        problems.append(f"has {len(shapes)} of another shape ({_some(shapes)})")
+    if problems:
+        raise UserError(
+            f"`{weights}` does not fit {type(model).__name__}: it {' and '.join(problems)}",
+            where=WHERE,
+            hint="weights and config.json must be of one model, with all of its tensors",
+        )
+    return model
 
 
 def _cannot(weights: str, error: Exception, source: str) -> UserError:
@@ -171,8 +217,6 @@ def _supported(kind: str) -> str:
 
 
 def _tiny_names() -> str:
-    from mmcl.model.vlm.tiny import TINY_VLMS
-
     return ", ".join(TINY + name for name in TINY_VLMS)
 
 

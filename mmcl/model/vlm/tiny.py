@@ -59,14 +59,7 @@ def tiny_vlm(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) 
     Raises:
         UserError: there is no such family.
     """
-    if family not in TINY_VLMS:
-        close = difflib.get_close_matches(family, list(TINY_VLMS), n=1)
-        raise UserError(
-            f"no tiny model `tiny:{family}`",
-            where="model.vlm",
-            hint=f"did you mean `tiny:{close[0]}`?" if close else f"there are: {', '.join(TINY_VLMS)}",
-        )
-    config, processor = TINY_VLMS[family]()
+    config, processor = tiny_config(family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = hf.AutoModelForImageTextToText.from_config(config, dtype=dtype).eval()
@@ -76,6 +69,22 @@ def tiny_vlm(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) 
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     return model, processor
+
+
+def tiny_config(family: str) -> Built:
+    """Its configuration and processor.
+
+    Raises:
+        UserError: there is no such family.
+    """
+    if family not in TINY_VLMS:
+        close = difflib.get_close_matches(family, list(TINY_VLMS), n=1)
+        raise UserError(
+            f"no tiny model `tiny:{family}`",
+            where="model.vlm",
+            hint=f"did you mean `tiny:{close[0]}`?" if close else f"there are: {', '.join(TINY_VLMS)}",
+        )
+    return TINY_VLMS[family]()
 
 
 def _text(kind: str, tokenizer: Any, **more: Any) -> dict[str, Any]:
