@@ -16,13 +16,14 @@ from mmcl.api import run
 from mmcl.cli_catalogue import describe
 from mmcl.data.types import Sample, Turn
 from mmcl.errors import UserError
+from mmcl.model import views
 from mmcl.model.build import build_model
 from mmcl.model.vlm.load import load_config, load_vlm
 from mmcl.model.vlm.parts import deep_positions
 from mmcl.model.vlm.prompt import VLMPrompt
 from mmcl.model.vlm.tiny import TINY_VLMS, tiny_vlm
 from mmcl.recipe.load import recipe_from_dict
-from mmcl.recipe.spec import LanguageSpec, LoRASpec, ModelSpec, PluginSpec, PromptSpec
+from mmcl.recipe.spec import FeaturesSpec, LanguageSpec, LoRASpec, ModelSpec, PluginSpec, PromptSpec
 from mmcl.testing import TinyImage, tiny_tasks
 
 LORA = LanguageSpec(lora=LoRASpec(rank=2))
@@ -188,6 +189,23 @@ def test_another_projector() -> None:
     model = build_model(spec, folder=Path(), seed=0)
     assert model.encoder.info.source == "vlm:tiny:llava" and model.visual_tokens == 4
     assert len(answers(model)) == 4
+
+
+@pytest.mark.parametrize("family", ["pixtral", "qwen3_vl", "llava_next"])
+def test_features_come_back_from_the_store(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMCL_CACHE", str(tmp_path))
+    monkeypatch.setattr(views, "CELLS", 5)  # of 64 and 16 cells: the last entry is not full
+    images = [sample.images[0] for sample in tiny_tasks()[0].train]
+    stored = ModelSpec(vlm=f"tiny:{family}", language=LORA, features=FeaturesSpec())
+    cold, warm = (build_model(stored, folder=Path(), seed=0) for _ in range(2))
+    alone = build_model(
+        ModelSpec(vlm=f"tiny:{family}", language=LORA, features=FeaturesSpec(store=False)), folder=Path(), seed=0
+    )
+    first = cold.image_features(images)
+    assert not list(warm.features.missing(images, warm.device))
+    for one, again, exact in zip(first, warm.image_features(images), alone.image_features(images), strict=True):
+        assert torch.equal(one, again) and torch.equal(one, exact)
+        assert len(one) == warm.views(images[0]) * warm.encoder_info.tokens
 
 
 def prompt(family: str, style: str = "auto", system: str = "") -> VLMPrompt:
