@@ -136,7 +136,7 @@ def test_rows_hold_images_of_different_lengths(model: Assembly) -> None:
     assert int(batch.is_image.sum()) == 7 * 4
     pixels = model.encoder.transform()(given[2].images[0].open())  # type: ignore[operator]
     expected = model.projector(model.encoder(pixels)).flatten(0, 1)  # view after view
-    assert torch.allclose(model.embed(batch)[batch.is_image], expected, atol=1e-6)
+    assert torch.allclose(model.inputs(batch)["inputs_embeds"][batch.is_image], expected, atol=1e-6)
 
 
 def test_the_stored_features_are_those_of_the_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
