@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,12 @@ def test_files(path: Path) -> None:
         for package, others in FORBIDDEN.items():
             if within(module, package):
                 assert not any(within(name, other) for other in others), f"{module} imports {name}"
+
+
+def test_every_folder_of_code_is_installed() -> None:
+    installed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    folders = {module_of(path.parent / "__init__.py") for path in FILES} | {"mmcl.recipes"}
+    assert folders == set(installed)
 
 
 def test_importing_defines_names_and_nothing_else(tmp_path: Path) -> None:
