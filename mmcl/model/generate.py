@@ -15,6 +15,7 @@ from transformers import DynamicCache
 from mmcl.data.types import Samples
 from mmcl.model.attention import documents_apart
 from mmcl.model.kernels import casts_kept
+from mmcl.model.language import CACHE
 from mmcl.protocols import Batch, Route
 
 if TYPE_CHECKING:
@@ -101,8 +102,8 @@ def prefill(model: Assembly, batch: Batch) -> Prefill:
             **model.inputs(batch),
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
+            **{CACHE: cache},
             **keep,
         )
     logits = out.logits[0] if keep else out.logits[0, where]
@@ -155,8 +156,8 @@ def _decode_packed(model: Assembly, batch: Batch, max_new_tokens: int, stop: fro
         visible = torch.cat([read.visible[active], owner[None] == active[:, None]], dim=1)
         out = model.language(
             inputs_embeds=embed(chosen)[None],
-            past_key_values=read.cache,
             use_cache=True,
+            **{CACHE: read.cache},
             **further(model, read, visible, position, places),
         )
         logits = out.logits[0]

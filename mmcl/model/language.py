@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mmcl.errors import UserError
 from mmcl.fetch import MODELS, fetch
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 WHERE = "model.language.weights"
 TINY = "tiny:"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+CACHE = (
+    "cache" if "cache" in {field.name for field in dataclasses.fields(CausalLMOutputWithPast)} else "past_key_values"
+)
+"""What this version of transformers calls the cache of keys and values, of a model's arguments and outputs alike."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 

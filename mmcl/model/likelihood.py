@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmcl.data.types import Sample, Samples, Turn
 from mmcl.model.generate import Prefill, further, prefill
+from mmcl.model.language import CACHE
 from mmcl.protocols import BASE, Batch, Route
 
 if TYPE_CHECKING:
@@ -138,8 +139,8 @@ def _continue(
     position = read.position[question] + place + 1
     out = model.language(
         inputs_embeds=model.language.get_input_embeddings()(ids)[None],
-        past_key_values=read.cache,
         use_cache=True,
+        **{CACHE: read.cache},
         **further(model, read, visible, position, position),
     )
     return question, choice, out.logits[0].float().log_softmax(-1).gather(1, targets[:, None])[:, 0]

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mmcl.data.types import ImageSource
+from mmcl.model.language import CACHE
 from mmcl.model.layout import ImageLayout
 from mmcl.model.packing import Position
 from mmcl.model.prompt import Picture
@@ -230,11 +231,9 @@ class VLMLanguage(PreTrainedModel):  # type: ignore[no-untyped-call]
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids, **options
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        return CausalLMOutputWithPast(
-            logits=self.lm_head(out.last_hidden_state[:, kept]),
-            past_key_values=out.past_key_values,
-            hidden_states=out.hidden_states,
-        )
+        cache: dict[str, Any] = {CACHE: out[CACHE]} if CACHE in out else {}
+        logits = self.lm_head(out.last_hidden_state[:, kept])
+        return CausalLMOutputWithPast(logits=logits, hidden_states=out.hidden_states, **cache)
 
 
 def _probe() -> Image:
