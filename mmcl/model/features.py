@@ -26,6 +26,7 @@ from mmcl.fetch import cache_folder
 from mmcl.model.identity import identity, key_of, options_of
 from mmcl.model.rounding import Codec, RoundingError
 from mmcl.model.store import FeatureStore
+from mmcl.model.transfer import upload
 from mmcl.model.views import Views, join
 from mmcl.protocols import Encoder, EncoderInfo
 from mmcl.recipe.spec import FeaturesSpec
@@ -120,7 +121,7 @@ class Features:
         for digest, entries in names.items():
             joined = torch.cat([found[name] for name in entries]) if len(entries) > 1 else found[entries[0]]
             whole[digest] = joined[: self.views.of(wanted[digest], self.fingerprint) * self.views.info.tokens]
-        return {digest: kept.to(device, torch.float32) for digest, kept in whole.items() if kept is not None}
+        return {digest: upload(kept, device).float() for digest, kept in whole.items() if kept is not None}
 
     def missing(self, images: Iterable[ImageSource], device: torch.device) -> list[ImageSource]:
         """Those, each once, whose features must be computed."""

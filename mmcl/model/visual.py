@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from mmcl.model.transfer import upload
 from mmcl.protocols import Batch
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def spliced(model: Assembly, batch: Batch) -> dict[str, Any]:
     places = [torch.arange(count) + row * length + start for row, start, _, _, count in batch.image_slots]
     values = torch.cat([visual[entry][first : first + count] for _, _, entry, first, count in batch.image_slots])
     shallow, *deeper = torch.split(values.to(embeds.dtype), width, dim=1)
-    flat = embeds.flatten(0, 1).index_put((torch.cat(places).to(model.device),), shallow)
+    flat = embeds.flatten(0, 1).index_put((upload(torch.cat(places), model.device),), shallow)
     inputs: dict[str, Any] = {"inputs_embeds": flat.view(-1, length, width)}
     if deeper:
         inputs |= {"visual_pos_masks": batch.is_image.to(model.device), "deepstack_visual_embeds": deeper}

@@ -20,6 +20,7 @@ from mmcl.data.types import Sample, Samples, Task
 from mmcl.errors import UserError
 from mmcl.model.features import preload
 from mmcl.model.parts import part_of
+from mmcl.model.transfer import on_device
 from mmcl.protocols import Batch, Objective
 from mmcl.training.methods import TASK_LOSS, Methods
 
@@ -190,6 +191,7 @@ def backward(
     total = torch.zeros((), device=model.device)
     model.train()
     for batch in mine(batches, accelerator):
+        batch = on_device(batch, model.device)
         out = model.forward(batch, hidden=methods.needs_hidden())
         parts = {TASK_LOSS: objective.loss(model, batch, out), **methods.loss(model, batch, out)}
         loss = torch.stack([part.total / counts[name] for name, part in parts.items() if counts[name]]).sum()
