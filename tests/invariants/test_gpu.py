@@ -59,7 +59,7 @@ def step(model: Assembly) -> tuple[float, Tensor]:
     """Loss and gradient of one step over all samples."""
     methods = Methods({})
     batches = prepare(model, methods, Answers(), samples(), TrainSpec())
-    loss = backward(model, methods, Answers(), batches, Accelerator(cpu=model.device.type == "cpu"))
+    loss = backward(model, methods, Answers(), batches, Accelerator())
     gradients = [p.grad.flatten().float().cpu() for p in model.trainable().values() if p.grad is not None]
     return float(loss), torch.cat(gradients)
 

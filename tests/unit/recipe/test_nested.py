@@ -106,7 +106,7 @@ MISTAKES: list[tuple[Data, str, str]] = [
     ({"eyes": ["tinny"]}, "eyes.0", "no encoder `tinny` Did you mean `tiny`"),
     ({"eyes": ["tiny", {"width": 3}]}, "eyes.1", "without a name"),
     ({"eyes": ["tiny", None]}, "eyes.1", "got null without a name"),
-    ({"eyes": ["tiny", object()]}, "eyes.1", "without a name"),
+    ({"eyes": ["tiny", object]}, "eyes.1", "without a name"),
     ({"eyes": [{"name": "tiny", "widht": 3}]}, "eyes.0.widht", "unknown option of the encoder `tiny` Did you mean"),
     ({"eyes": [{"name": "tiny", "width": "3"}]}, "eyes.0.width", "expected a whole number"),
     ({"eyes": [{"name": "tiny", "root": "."}]}, "eyes.0.root", "mmcl sets this itself"),
