@@ -140,7 +140,7 @@ def _look_up(
     if earlier is None:
         return [""] * len(questions), [None] * len(questions)
     how = ["likelihood", *choices.answers] if choices else ["greedy", spec.max_new_tokens]
-    options = [*how, spec.row_tokens, model.packed]
+    options = [*how, spec.row_tokens or model.row_tokens, model.packed]
     items = model.items(questions, routes, [[False] * len(question.turns) for question in questions])
     keys = [question_key(item, earlier.weights, options) for item in items]
     return keys, [earlier.known.get(key) for key in keys]

@@ -48,7 +48,7 @@ class Assembly(nn.Module):
             `mmcl.model.kernels` and `mmcl.model.attention`); `stock` leaves all as it is; `compiled` is stock through
             `torch.compile`.
         max_length: longest sample in tokens; default: the language model's context.
-        row_tokens: length of a packed row, for calls that do not say.
+        row_tokens: length of a packed row, for calls that do not say; None: what suits the device.
         features: where the outputs of a frozen encoder are kept; default: in memory.
         layout: how images become tokens where that is not the encoder's views one after another (ready VLMs).
     """
@@ -66,7 +66,7 @@ class Assembly(nn.Module):
         packing: str = "auto",
         kernels: str = "lean",
         max_length: int | None = None,
-        row_tokens: int = 1024,
+        row_tokens: int | None = None,
         features: FeaturesSpec = IN_MEMORY,
         layout: ImageLayout | None = None,
     ) -> None:
@@ -86,7 +86,7 @@ class Assembly(nn.Module):
         # A ready VLM's positions and blocks are told explicitly, in padded rows too.
         self.explicit = self.packed or layout is not None
         self.max_length = max_length or context_length(language)
-        self.row_tokens = row_tokens
+        self._row_tokens = row_tokens
         self.recipe_train = tuple(train)
         self.max_new_tokens = 16
         self.features = Features(encoder, features, self.fingerprint)
@@ -109,6 +109,11 @@ class Assembly(nn.Module):
     def device(self) -> torch.device:
         """Where the language model lives."""
         return next(self.language.parameters()).device
+
+    @property
+    def row_tokens(self) -> int:
+        """Length of a packed row, for calls that do not say. Only long rows keep an accelerator busy."""
+        return self._row_tokens or (1024 if self.device.type == "cpu" else 8192)
 
     @property
     def _embedding(self) -> nn.Embedding:
@@ -344,7 +349,8 @@ class Assembly(nn.Module):
 
     def layout(self, batch: Batch, mask: Mask) -> Layout | None:
         """The documents of a packed row, for attention that takes them apart; None where it does not."""
-        if not self.apart or not isinstance(mask, Tensor) or mask.ndim != 4:
+        # On an accelerator one masked product takes less time than starting many small ones.
+        if not self.apart or self.device.type != "cpu" or not isinstance(mask, Tensor) or mask.ndim != 4:
             return None
         return layout_of(mask, batch.lengths) if len(mask) == 1 and mask.shape[-1] > SHORT_ROW else None
 

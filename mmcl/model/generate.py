@@ -29,7 +29,7 @@ def generate(
     routes: Sequence[Route] | None = None,
     *,
     max_new_tokens: int,
-    row_tokens: int = 1024,
+    row_tokens: int | None = None,
     track: Callable[[list[Batch]], Iterable[Batch]] = iter,
 ) -> list[str]:
     """Answers to the last user turn of each sample, in order; the text up to the first end-of-sequence token.
@@ -39,7 +39,7 @@ def generate(
         samples: trailing assistant turns are ignored.
         routes: one per sample; default: base.
         max_new_tokens: at most so many tokens per answer.
-        row_tokens: length of a packed row.
+        row_tokens: length of a packed row; None: the model's own.
         track: wraps the list of rows, to show progress.
     """
     questions = [s.replace(turns=s.turns[:-1]) if s.reply else s for s in samples]

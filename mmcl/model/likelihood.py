@@ -34,7 +34,7 @@ def most_likely(
     routes: Sequence[Route] | None,
     choices: Sequence[str],
     *,
-    row_tokens: int = 1024,
+    row_tokens: int | None = None,
     track: Callable[[list[Batch]], Iterable[Batch]] = iter,
 ) -> list[int]:
     """The index of the most likely choice for each sample, in order; the first of equals. See `log_likelihoods`."""
@@ -49,7 +49,7 @@ def log_likelihoods(
     routes: Sequence[Route] | None,
     choices: Sequence[str],
     *,
-    row_tokens: int = 1024,
+    row_tokens: int | None = None,
     track: Callable[[list[Batch]], Iterable[Batch]] = iter,
 ) -> Tensor:
     """Log-probability of each choice as the whole answer to each sample: float32 [samples, choices] on the CPU.
@@ -64,7 +64,7 @@ def log_likelihoods(
         samples: questions; trailing assistant turns are ignored.
         routes: one per sample; default: base.
         choices: the answers to compare, at least one.
-        row_tokens: length of a packed row of questions.
+        row_tokens: length of a packed row of questions; None: the model's own.
         track: wraps the list of rows, to show progress.
     """
     # Copies: equal ids do not tell samples apart, and the same object may come twice.
@@ -151,7 +151,7 @@ def _padded(
     questions: Samples,
     routes: Sequence[Route] | None,
     choices: Sequence[str],
-    row_tokens: int,
+    row_tokens: int | None,
     track: Callable[[list[Batch]], Iterable[Batch]],
 ) -> Tensor:
     """One row per choice, for models that cannot take packed rows."""

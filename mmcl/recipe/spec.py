@@ -150,7 +150,7 @@ class TrainSpec:
         epochs: passes over the stage's samples; a fraction stops in between.
         max_steps: stop after so many optimiser steps, if that is earlier.
         batch_size: samples per optimiser step.
-        row_tokens: tokens per packed row.
+        row_tokens: tokens per packed row; None: 1024 on a CPU, 8192 on an accelerator, with the same results.
         learning_rate: peak learning rate.
         learning_rates: peak learning rate of single parts (keys as in `model.train`).
         weight_decay: decoupled weight decay.
@@ -164,7 +164,7 @@ class TrainSpec:
     epochs: float = _bounded(1.0, above=0)
     max_steps: int | None = _bounded(None, least=1)
     batch_size: int = _bounded(16, least=1)
-    row_tokens: int = _bounded(1024, least=1)
+    row_tokens: int | None = _bounded(None, least=1)
     learning_rate: float = _bounded(1e-4, above=0)
     learning_rates: Mapping[str, float] = field(default_factory=dict)
     weight_decay: float = _bounded(0.0, least=0)
@@ -185,7 +185,7 @@ class EvaluateSpec:
         max_new_tokens: longest answer, in tokens.
         sample: ask only so many questions of each task, chosen by a hash of their ids: the same on every machine, and
             whatever the order of the file. Scores come with a 95 % interval. None asks all.
-        row_tokens: tokens per packed row.
+        row_tokens: tokens per packed row; None: 1024 on a CPU, 8192 on an accelerator, with the same results.
         answers: `greedy` writes the answer freely; `likelihood` takes the most likely one of the task's choices, or of
             the answers of its training set. Scores of the two can't be compared.
         reuse: take over answers that are provably the same as at an earlier stage (same weights, route and prompt);
@@ -196,7 +196,7 @@ class EvaluateSpec:
     zero_shot: bool = True
     max_new_tokens: int = _bounded(16, least=1)
     sample: int | None = _bounded(None, least=1)
-    row_tokens: int = _bounded(1024, least=1)
+    row_tokens: int | None = _bounded(None, least=1)
     answers: Literal["greedy", "likelihood"] = "greedy"
     reuse: bool = True
 
