@@ -69,12 +69,21 @@ class Encoder(Protocol):
         """Pixels [I, *info.pixel_shape] -> features [I, T, W]."""
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What is asked of each of I images: input embeddings [I, S, D], without gradient, and where there is a token."""
+
+    embeddings: Tensor
+    present: Tensor  # bool [I, S]
+
+
 @runtime_checkable
 class Projector(Protocol):
     """A projector: any `nn.Module` whose constructor takes `in_width` and `out_width` among its keywords.
 
     If it also has `calibrate(features, spread)`, the core calls that before the first training on images, with encoder
     features [I, T, in_width] of some of these and the standard deviation of the language model's input embeddings.
+    If its `reads_text` is true, `forward` takes a `Text` as its second argument (None where there is none).
     """
 
     def tokens(self, tokens_in: int) -> int:
@@ -124,8 +133,9 @@ class Batch:
         owner: long [B, L]; index of a position's sample (of a prefix too that it alone uses), -1 if shared or padding.
         is_image: bool [B, L]; True at image slots.
         is_padding: bool [B, L]; True at padding.
-        images: the images to encode, one entry per (image, expert route) pair.
+        images: the images to encode, one entry per image and expert route (and question, where the projector reads it).
         image_routes: the route of each entry of `images`.
+        image_texts: what the projector reads beside each entry of `images`; empty where it reads no text.
         image_slots: one (row, start, entry of `images`, first, count) per place where `count` visual tokens of an image
             are spliced in, from its token `first` on.
         where: long [N]; flat positions (row * L + column) whose next token is supervised.
@@ -145,6 +155,7 @@ class Batch:
     is_padding: Tensor
     images: tuple[ImageSource, ...]
     image_routes: tuple[Route, ...]
+    image_texts: tuple[str, ...]
     image_slots: tuple[tuple[int, int, int, int, int], ...]
     where: Tensor
     targets: Tensor

@@ -29,6 +29,7 @@ from mmcl.model.probe import (
 from mmcl.model.tiny import tiny_tokenizer
 from mmcl.model.views import has_grid, has_views
 from mmcl.protocols import BASE, EncoderInfo, Method, Metric, Prediction, Route, Stream
+from mmcl.testing_text import Asked, text_problems
 from mmcl.testing_vlm import vlm_problems
 from mmcl.tiny_world import TinyImage, tiny_assembly, tiny_language, tiny_tasks
 
@@ -106,7 +107,7 @@ def check_projector(
     Raises:
         ContractError: a promise is broken.
     """
-    projector = build(in_width=in_width, out_width=out_width, **options)
+    projector = _asked(build(in_width=in_width, out_width=out_width, **options), out_width)
     problems: list[str] = []
     for tokens in (4, 16, 64):
         info = EncoderInfo(tokens=tokens, width=in_width, image_size=32, source="random:0")
@@ -116,12 +117,17 @@ def check_projector(
     problems += forward_problems(projector, features)
     problems += _gradient_problems(projector, features)
     problems += _calibration_problems(projector, features)
-    again = build(in_width=in_width, out_width=out_width, **options)
+    problems += text_problems(projector.projector, features, out_width) if isinstance(projector, Asked) else []
+    again = _asked(build(in_width=in_width, out_width=out_width, **options), out_width)
     again.load_state_dict(projector.state_dict())
     if not torch.equal(_quietly(again, features), _quietly(projector, features)):
         problems.append("a second one with the same `state_dict` gives something else")
     problems += _bf16_problems(projector, features)
     _report(projector, problems)
+
+
+def _asked(projector: nn.Module, width: int) -> nn.Module:
+    return Asked(projector, width) if getattr(projector, "reads_text", False) else projector
 
 
 def check_vlm(model: Any, processor: Any) -> None:

@@ -107,6 +107,7 @@ def excerpt(batch: Batch, chosen: Sequence[int]) -> Excerpt:
         is_padding=cut(batch.is_padding),
         images=tuple(batch.images[entry] for entry in entries),
         image_routes=tuple(batch.image_routes[entry] for entry in entries),
+        image_texts=tuple(batch.image_texts[entry] for entry in entries),
         image_slots=tuple(
             (row, start, entries.index(entry), first, count) for row, start, entry, first, count in slots
         ),

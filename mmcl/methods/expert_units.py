@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mmcl.errors import UserError
+from mmcl.protocols import Text
 
 Unit = Literal["copy", "lora", "residual"]
 
@@ -65,13 +66,13 @@ class LoRAUnit(nn.Module):
             self.down.append(nn.Parameter(down.to(weight)))
             self.up.append(nn.Parameter(weight.new_zeros(layer.out_features, rank)))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features [I, T, W] -> tokens [I, tokens(T), D]."""
+    def forward(self, features: Tensor, *text: Text | None) -> Tensor:
+        """Features [I, T, W], and what else the base projector takes -> tokens [I, tokens(T), D]."""
         weights = {}
         for name, down, up in zip(self.names, self.down, self.up, strict=True):
             layer = self.base.get_submodule(name)
             weights[f"{name}.weight" if name else "weight"] = layer.weight + LORA_SCALE * (up @ down)
-        output: Tensor = functional_call(self.base, weights, (features,))
+        output: Tensor = functional_call(self.base, weights, (features, *text))
         return output
 
 

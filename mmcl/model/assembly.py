@@ -25,8 +25,8 @@ from mmcl.model.masks import Mask, Masks
 from mmcl.model.packing import Item, expand, pack, padded, same_block
 from mmcl.model.parts import check_state, select_parameters
 from mmcl.model.prompt import Encoded, Picture, Prompt
-from mmcl.model.visual import spliced
-from mmcl.protocols import BASE, Batch, Encoder, EncoderInfo, Output, Projector, Route
+from mmcl.model.visual import questions, spliced
+from mmcl.protocols import BASE, Batch, Encoder, EncoderInfo, Output, Projector, Route, Text
 from mmcl.recipe.spec import FeaturesSpec, LoRASpec
 
 CALIBRATION_IMAGES = 256
@@ -251,12 +251,18 @@ class Assembly(nn.Module):
                 spread = float(self._embedding.weight.float().std())
                 measure(features.view(-1, self.encoder_info.tokens, features.shape[-1]), spread)
 
-    def project(self, features: Tensor, route: Route) -> Tensor:
-        """Features [V, T, W] of one route -> visual tokens [V, T', D]."""
+    @property
+    def reads_text(self) -> bool:
+        """Whether an image's visual tokens depend on what is asked of it."""
+        return bool(getattr(self.projector, "reads_text", False))
+
+    def project(self, features: Tensor, route: Route, text: Text | None = None) -> Tensor:
+        """Features [V, T, W] of one route, with what is asked of each view -> visual tokens [V, T', D]."""
+        inputs = (features, text) if self.reads_text else (features,)
         if not route.experts:
-            return cast(Tensor, self.projector(features))
+            return cast(Tensor, self.projector(*inputs))
         parts = [
-            weight * (self.projector if name == "base" else self.experts[name])(features)
+            weight * (self.projector if name == "base" else self.experts[name])(*inputs)
             for name, weight in route.experts
         ]
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
@@ -296,7 +302,8 @@ class Assembly(nn.Module):
                     hint="shorten the text, use a projector with fewer tokens, or raise model.max_length",
                 )
             positions = self.image_layout.positions(ids, sample.images)
-            items.append(Item(sample, routes[index] if routes else BASE, ids, targets, positions))
+            texts = questions(sample, turns) if self.reads_text else ()
+            items.append(Item(sample, routes[index] if routes else BASE, ids, targets, positions, texts))
         return items
 
     def picture(self, image: ImageSource) -> Picture:

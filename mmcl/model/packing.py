@@ -36,6 +36,7 @@ class Item:
         ids: token ids.
         supervised: which of them are targets.
         positions: of each token, single numbers or (time, height, width); empty for 0, 1, 2 ...
+        texts: what the projector reads beside each image; empty where it reads no text.
     """
 
     sample: Sample
@@ -43,6 +44,7 @@ class Item:
     ids: tuple[int, ...]
     supervised: tuple[bool, ...]
     positions: tuple[Position, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +98,16 @@ def _first_target(item: Item) -> int:
 
 
 def documents(items: Iterable[Item], row_tokens: int, look: Look = "causal") -> list[Document]:
-    """Group items by images and route, in order of first appearance; a document longer than a row is cut in several.
+    """Group items by route, images and what the projector reads beside them, in order of first appearance.
 
-    Where an image sees the question, nothing can be shared: each item is a document of its own.
+    A document longer than a row is cut in several. Where an image sees the question, nothing can be shared: each item
+    is a document of its own.
     """
     if look == "prefix":
         return [Document((item,), 0) for item in items]
     groups: dict[tuple[object, ...], list[Item]] = {}
     for item in items:
-        key = (tuple(image.digest for image in item.sample.images), item.route)
+        key = (tuple(image.digest for image in item.sample.images), item.texts, item.route)
         groups.setdefault(key, []).append(item)
     result = []
     for group in groups.values():
@@ -146,7 +149,8 @@ class _Builder:
         self.routes: list[Route] = []
         self.images: list[ImageSource] = []
         self.image_routes: list[Route] = []
-        self.image_index: dict[tuple[str, tuple[tuple[str, float], ...]], int] = {}
+        self.image_texts: list[str] = []
+        self.image_index: dict[tuple[str, str, tuple[tuple[str, float], ...]], int] = {}
         self.slots: list[tuple[int, int, int, int, int]] = []
         self.ids: list[list[int]] = []
         self.positions: list[list[Position]] = []
@@ -194,11 +198,13 @@ class _Builder:
         for first, last in _runs(item.ids, start, end):
             token = item.ids[first]
             image = item.sample.images[-1 - token]
-            key = (image.digest, item.route.experts)
+            text = item.texts[-1 - token] if item.texts else ""
+            key = (image.digest, text, item.route.experts)
             if key not in self.image_index:
                 self.image_index[key] = len(self.images)
                 self.images.append(image)
                 self.image_routes.append(item.route)
+                self.image_texts.append(text)
             used = item.ids[:first].count(token)
             self.slots.append((row, before + first, self.image_index[key], used, last - first))
         self.ids[row].extend(item.ids[start:end])
@@ -252,6 +258,7 @@ class _Builder:
             is_padding=is_padding,
             images=tuple(self.images),
             image_routes=tuple(self.image_routes),
+            image_texts=tuple(self.image_texts),
             image_slots=tuple(self.slots),
             where=torch.tensor([row * length + column for row, column in self.where], dtype=torch.long),
             targets=torch.tensor(self.targets, dtype=torch.long),

@@ -27,11 +27,19 @@ OPTIONS = {
     "mlp": [{}, {"depth": 1}, {"depth": 3, "hidden": 7, "norm": False}],
     "pixel_shuffle": [{}, {"factor": 1, "depth": 1}, {"depth": 3, "hidden": 7, "norm": False}],
     "pool": [{"grid": 2}, {"grid": 1, "depth": 1}, {"grid": 2, "depth": 3, "hidden": 7, "norm": False}],
+    "qformer": [
+        {"width": 16, "heads": 4, "queries": 3},
+        {"width": 15, "heads": 3, "depth": 1, "text": False, "norm": False},
+    ],
     "resampler": [{"heads": 4}, {"queries": 5, "depth": 1, "heads": 3, "width": 15, "norm": False}],
 }
 CASES = [(name, options) for name in sorted(CLASSES) for options in OPTIONS.get(name, [{}])]
 
-SMALL = {"pool": {"grid": 2}, "resampler": {"queries": 3, "depth": 2, "heads": 4}}
+SMALL = {
+    "pool": {"grid": 2},
+    "qformer": {"queries": 3, "depth": 2, "heads": 4, "width": 16},
+    "resampler": {"queries": 3, "depth": 2, "heads": 4},
+}
 KEEPS_TOKENS = ("identity", "linear", "mlp")
 EXPERTS = [
     *[(name, unit) for name in sorted(CLASSES) if name != "identity" for unit in ("copy", "lora")],

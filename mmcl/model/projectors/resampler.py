@@ -117,16 +117,16 @@ class _Layer(nn.Module):
         return tokens.view(images, count, self.heads, width // self.heads).transpose(1, 2)
 
 
-def positions(tokens: int, width: int, device: torch.device | None = None) -> Tensor:
+def positions(tokens: int, width: int, device: torch.device | None = None, *, grid: bool = True) -> Tensor:
     """Sines and cosines of each token's place, float32 [tokens, width], without parameters.
 
     A square number of tokens is a grid, row by row, and has two coordinates, row and column; any other number (with a
-    class token, say) has one, its index. The channels take turns: sine of each coordinate, cosine of each, at wave
-    lengths that grow geometrically from 2 pi to 2 pi * 10000.
+    class token, say) has one, its index, and so has a text (`grid=False`). The channels take turns: sine of each
+    coordinate, cosine of each, at wave lengths that grow geometrically from 2 pi to 2 pi * 10000.
     """
     side = math.isqrt(tokens)
     index = torch.arange(tokens, device=device)
-    places = [index // side, index % side] if side * side == tokens else [index]
+    places = [index // side, index % side] if grid and side * side == tokens else [index]
     channel = torch.arange(width, device=device)
     turn = channel // len(places)  # 0 a sine, 1 the cosine of that wave, 2 the next wave's sine ...
     waves = math.ceil(width / (2 * len(places)))
