@@ -141,9 +141,15 @@ class Assembly(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Assembly:
-        """As usual, but a frozen encoder stays in evaluation mode: no dropout, no moving batch statistics."""
+        """As usual, but a frozen encoder stays in evaluation mode, and so do statistics over a batch in any encoder.
+
+        Those of a few images would part training from evaluation, and a stage's checkpoint from what it was.
+        """
         self.training = mode
         self.encoder.train(mode and self.encoder_trains)
+        for module in self.encoder.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.training = False
         self.projector.train(mode)
         self.experts.train(mode)
         # The usual way through a thousand modules, twice in every step, takes a twentieth of a small step's time.

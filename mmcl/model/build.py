@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import cast
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from mmcl.model.assembly import Assembly
+from mmcl.model.encoder_lora import adapt_encoder
 from mmcl.model.language import load_language
 from mmcl.model.probe import probe_encoder, probe_projector
 from mmcl.model.prompt import Prompt
@@ -43,8 +45,7 @@ def build_model(
     if spec.vlm is not None:
         ready = load_vlm(spec.vlm, folder=folder, dtype=spec.language.dtype, seed=seed)
         return assemble_vlm(ready, spec, folder=folder, seed=seed, encoder=encoder).to(device)
-    vision = cast(nn.Module, encoder).to(device).eval()
-    probe_encoder(vision)
+    vision = _vision(cast(nn.Module, encoder).to(device), spec, seed)
     language, tokenizer = load_language(spec.language, folder=folder, seed=seed)
     projector = _projector(spec, vision, language, folder, seed)
     return Assembly(
@@ -78,9 +79,8 @@ def assemble_vlm(
         UserError: see `build_model`.
     """
     parts = take_apart(ready)
+    vision = _vision(parts.encoder if encoder is None else encoder, spec, seed)
     torch.manual_seed(seed)  # of the adapters
-    vision = parts.encoder if encoder is None else encoder.eval()
-    probe_encoder(vision)
     swapped = encoder is not None or spec.projector is not None
     projector = _projector(spec, vision, parts.language, folder, seed) if swapped else parts.projector
     tokenizer = parts.reader.processor.tokenizer
@@ -105,6 +105,16 @@ def assemble_vlm(
         features=spec.features,
         layout=SwappedLayout(parts.reader, vision, projector) if swapped else parts.layout,
     )
+
+
+def _vision(encoder: nn.Module, spec: ModelSpec, seed: int) -> nn.Module:
+    """The encoder in evaluation mode, with its adapters; it keeps its promises."""
+    if spec.encoder_lora is not None:
+        encoder = copy.deepcopy(encoder)  # one that was given as an object stays as it is
+        torch.manual_seed(seed)
+        adapt_encoder(encoder, spec.encoder_lora)
+    probe_encoder(encoder.eval())
+    return encoder
 
 
 def _projector(spec: ModelSpec, vision: nn.Module, language: nn.Module, folder: Path, seed: int) -> nn.Module:

@@ -10,21 +10,28 @@ from torch import Tensor
 
 from mmcl.errors import UserError
 
-PARTS = ("encoder", "projector", "experts", "language.lora", "language")
+PARTS = ("encoder", "encoder.lora", "projector", "experts", "language.lora", "language")
+_TOWERS = ("encoder", "language")
 
 
 def part_of(name: str) -> str:
     """The part of a parameter, for learning rates and reports: one of `PARTS`."""
-    if name.startswith("language."):
-        return "language.lora" if ".lora_" in name else "language"
-    return name.split(".", 1)[0]
+    part = name.split(".", 1)[0]
+    return f"{part}.lora" if part in _TOWERS and ".lora_" in name else part
+
+
+def rate_of(name: str, rates: Mapping[str, float], default: float) -> float:
+    """The learning rate of a parameter: that of the longest key that means it."""
+    keys = [key for key in rates if _matches(name, key)]
+    return rates[max(keys, key=len)] if keys else default
 
 
 def select_parameters(names: Collection[str], patterns: Iterable[str]) -> set[str]:
     """Names that the patterns mean.
 
-    A pattern is `encoder`, `projector`, `experts` or `experts.NAME`, `language` (its own weights), `language.lora` (the
-    shared adapter), `language.lora.NAME`, or a glob over full parameter names such as `language.*self_attn*`.
+    A pattern is `encoder` or `language` (their own weights), `encoder.lora`, `language.lora` (the shared adapter),
+    `language.lora.NAME`, `projector`, `experts` or `experts.NAME`, the first words of full parameter names, such as
+    `encoder.network.blocks.11`, or a glob over these, such as `language.*self_attn*`.
 
     Raises:
         UserError: a pattern names nothing.
@@ -59,6 +66,8 @@ def check_state(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], *, nee
 
 
 def _hint(pattern: str) -> str:
+    if pattern == "encoder.lora":
+        return "add `encoder_lora: {rank: 8}` to model, or leave it out of `train`"
     if pattern.startswith("language.lora"):
         return "add `lora: {rank: 16}` to model.language, or leave it out of `train`"
     if pattern in PARTS:  # the projector `identity`, for one; the default of `train` names the projector
@@ -70,8 +79,8 @@ def _hint(pattern: str) -> str:
 def _matches(name: str, pattern: str) -> bool:
     if "*" in pattern or "?" in pattern:
         return fnmatch.fnmatchcase(name, pattern)
-    if pattern == "language":
-        return part_of(name) == "language"
+    if pattern in (*_TOWERS, "encoder.lora"):
+        return part_of(name) == pattern
     if pattern == "language.lora" or pattern.startswith("language.lora."):
         adapter = pattern.removeprefix("language.lora").lstrip(".") or "default"
         return part_of(name) == "language.lora" and f".{adapter}." in name

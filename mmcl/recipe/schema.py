@@ -21,8 +21,8 @@ from mmcl.recipe.spec import ModelSpec, PluginSpec, Recipe, StageSpec, TrainSpec
 from mmcl.recipe.suggest import did_you_mean
 from mmcl.recipe.typed import check_value, join_path, show
 
-PARTS = ("encoder", "projector", "experts", "language", "language.lora")
-"""Parts of the model that `train`, `trainable` and `learning_rates` name; `experts` and `language.lora` take a name."""
+PARTS = ("encoder", "encoder.lora", "projector", "experts", "language", "language.lora")
+"""Parts of the model that `train`, `trainable` and `learning_rates` name; a path into a part may follow its name."""
 
 PLUGIN_FIELDS: Mapping[str, str] = {
     "encoder": "encoders",
@@ -197,19 +197,21 @@ def _bad_names(field: str, value: Any, where: str) -> list[Problem]:
 
 
 def _is_part(name: str) -> bool:
-    return name in PARTS or any(
-        name.startswith(f"{part}.") and len(name) > len(part) + 1 for part in ("experts", "language.lora")
-    )
+    part, dot, path = name.partition(".")
+    return name in PARTS or (part in PARTS and bool(dot) and bool(path) and not path.startswith("."))
 
 
 def _adapters_without_lora(data: Mapping[str, Any]) -> list[Problem]:
-    """Parts that train `language.lora` of a model without adapters. Reads raw data, which may have other mistakes."""
+    """Adapters that train and are not there. Reads raw data, which may have other mistakes."""
     model = data.get("model")
     language = model.get("language", {}) if isinstance(model, Mapping) else None
-    if not isinstance(model, Mapping) or not isinstance(language, Mapping) or language.get("lora") is not None:
+    if not isinstance(model, Mapping) or not isinstance(language, Mapping):
         return []
-    if "language" not in model and model.get("vlm") is None:
-        return []  # that it is missing is said
+    absent = []
+    if language.get("lora") is None and ("language" in model or model.get("vlm") is not None):  # else: missing is said
+        absent.append(("language.lora", "the language model has no adapters", "`lora: {rank: 16}` to model.language"))
+    if model.get("encoder_lora") is None:
+        absent.append(("encoder.lora", "the encoder has no adapters", "`encoder_lora: {rank: 8}` to model"))
     default = next(field.default for field in dataclasses.fields(ModelSpec) if field.name == "train")
     lists = {"model.train": model.get("train", default)}
     stages = data.get("stages")
@@ -218,12 +220,13 @@ def _adapters_without_lora(data: Mapping[str, Any]) -> list[Problem]:
     return [
         Problem(
             where,
-            "`language.lora` trains, but the language model has no adapters"
+            f"`{part}` trains, but {lack}"
             + (" (this is the default)" if where == "model.train" and "train" not in model else ""),
-            "Add `lora: {rank: 16}` to model.language, or list other parts, such as `train: [projector]`.",
+            f"Add {cure}, or list other parts, such as `train: [projector]`.",
         )
+        for part, lack, cure in absent
         for where, parts in lists.items()
-        if isinstance(parts, (list, tuple)) and any(str(part).startswith("language.lora") for part in parts)
+        if isinstance(parts, (list, tuple)) and any(str(each).startswith(part) for each in parts)
     ]
 
 

@@ -120,7 +120,9 @@ class ModelSpec:
         encoder: the vision encoder; with `vlm` it takes the place of the model's own.
         projector: maps visual features to the language model's width; with `vlm` and `encoder`, `mlp` by default.
         language: the language model; with `vlm`, its adapters and number format.
-        train: parts that train, of `encoder`, `projector`, `experts`, `language.lora`, `language`.
+        encoder_lora: adapters of the vision encoder, or None.
+        train: parts that train, of `encoder`, `encoder.lora`, `projector`, `experts`, `language.lora`, `language`, or
+            paths into these, such as `encoder.network.blocks.11`.
         prompt: how turns become text.
         packing: rows as trees of shared prefixes (`packed`), or one row per sample (`padded`); `auto` packs where the
             language model can.
@@ -134,6 +136,7 @@ class ModelSpec:
     encoder: PluginSpec | None = None
     projector: PluginSpec | None = None
     language: LanguageSpec = LanguageSpec()
+    encoder_lora: LoRASpec | None = None
     train: tuple[str, ...] = ("projector", "language.lora")
     prompt: PromptSpec = PromptSpec()
     packing: Literal["auto", "packed", "padded"] = "auto"
@@ -152,7 +155,7 @@ class TrainSpec:
         batch_size: samples per optimiser step.
         row_tokens: tokens per packed row; None: 1024 on a CPU, 8192 on an accelerator, with the same results.
         learning_rate: peak learning rate.
-        learning_rates: peak learning rate of single parts (keys as in `model.train`).
+        learning_rates: peak learning rate of single parts (keys as in `model.train`; the longest that fits counts).
         weight_decay: decoupled weight decay.
         warmup: share of the steps in which the learning rate rises, in [0, 1].
         schedule: how the learning rate falls after the warm-up.

@@ -19,7 +19,7 @@ from torch import nn
 from mmcl.data.types import Sample, Samples, Task
 from mmcl.errors import UserError
 from mmcl.model.features import preload
-from mmcl.model.parts import part_of
+from mmcl.model.parts import rate_of
 from mmcl.model.transfer import on_device
 from mmcl.protocols import Batch, Objective
 from mmcl.training.methods import TASK_LOSS, Methods
@@ -132,17 +132,18 @@ def shuffled(samples: Samples, by: str, rng: random.Random) -> list[Sample]:
 
 def make_optimiser(parameters: Mapping[str, nn.Parameter], spec: TrainSpec) -> torch.optim.Optimizer:
     """AdamW with a learning rate per part (`TrainSpec.learning_rates`); vectors and norms have no weight decay."""
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
-        groups.setdefault((part_of(name), parameter.ndim > 1), []).append(parameter)
+        rate = rate_of(name, spec.learning_rates, spec.learning_rate)
+        groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
     return torch.optim.AdamW(
         [
             {
                 "params": members,
-                "lr": spec.learning_rates.get(part, spec.learning_rate),
+                "lr": rate,
                 "weight_decay": spec.weight_decay if decays else 0.0,
             }
-            for (part, decays), members in groups.items()
+            for (rate, decays), members in groups.items()
         ],
         # A stage is short: with the usual 0.999 the second moment would still be that of its first steps at its end.
         betas=(0.9, 0.95),
