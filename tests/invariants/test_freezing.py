@@ -107,6 +107,17 @@ def test_a_frozen_encoder_is_not_moved_by_training_mode() -> None:
     assert all(torch.equal(one, two) for one, two in zip(features, model.image_features(images), strict=True))
 
 
+def test_batch_statistics_of_a_training_encoder_stay() -> None:
+    model = tiny_assembly()
+    model.encoder = Normed(model.encoder).eval()
+    model.set_trainable(("encoder",))
+    before = {name: tensor.clone() for name, tensor in model.encoder.state_dict().items()}
+    train(model, batch_size=4)
+    assert model.train().encoder.drop.training
+    for name, tensor in model.encoder.state_dict().items():
+        assert torch.equal(tensor, before[name]) == (name in dict(model.encoder.named_buffers())), name
+
+
 def test_an_encoder_that_trained_is_another_encoder() -> None:
     model = tiny_assembly()
     before = model.fingerprint
