@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmcl.cli_bench import bench
+from mmcl.cli_export import export
 from mmcl.cli_output import (
     DONE,
     INTERRUPTED,
@@ -316,6 +317,7 @@ def score(
     return Result(document, show)
 
 
+app.command()(export)
 app.command()(bench)
 
 

@@ -68,12 +68,23 @@ class LoRAUnit(nn.Module):
 
     def forward(self, features: Tensor, *text: Text | None) -> Tensor:
         """Features [I, T, W], and what else the base projector takes -> tokens [I, tokens(T), D]."""
+        output: Tensor = functional_call(self.base, self._weights(), (features, *text))
+        return output
+
+    def merged(self) -> nn.Module:
+        """A copy of the base projector that gives the same."""
+        projector = copy.deepcopy(self.base)
+        with torch.no_grad():
+            for name, weight in self._weights().items():
+                projector.get_parameter(name).copy_(weight)
+        return projector
+
+    def _weights(self) -> dict[str, Tensor]:
         weights = {}
         for name, down, up in zip(self.names, self.down, self.up, strict=True):
             layer = self.base.get_submodule(name)
             weights[f"{name}.weight" if name else "weight"] = layer.weight + LORA_SCALE * (up @ down)
-        output: Tensor = functional_call(self.base, weights, (features, *text))
-        return output
+        return weights
 
 
 class ResidualUnit(nn.Module):

@@ -5,7 +5,7 @@ decodes the next token of every unfinished question at once, each seeing only it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -47,7 +47,7 @@ def generate(
     # Equal ids do not tell samples apart (test samples may come without one): the object does.
     index = {id(item.sample): place for place, item in enumerate(items)}
     if len(index) != len(items):  # the same object twice
-        items = [type(i)(i.sample.replace(), i.route, i.ids, i.supervised) for i in items]
+        items = [replace(item, sample=item.sample.replace()) for item in items]
         index = {id(item.sample): place for place, item in enumerate(items)}
     answers = [""] * len(items)
     stop = stop_tokens(model)

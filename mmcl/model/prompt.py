@@ -81,7 +81,7 @@ class Prompt:
         self._cached = 0
         probe = self.tokenizer("a")["input_ids"]
         bos = tokenizer.bos_token_id
-        self._bos = (bos,) if bos is not None and len(probe) > 1 and probe[0] == bos else ()
+        self.bos = (bos,) if bos is not None and len(probe) > 1 and probe[0] == bos else ()
 
     def encode(self, sample: Sample, supervise: Sequence[bool], pictures: Sequence[Picture] = ()) -> Encoded:
         """Tokenise a sample.
@@ -127,8 +127,8 @@ class Prompt:
                 ids.extend(tokens)
                 targets.extend([target] * len(tokens))
         if self.style == "plain":
-            ids = [*self._bos, *ids]
-            targets = [*[False] * len(self._bos), *targets]
+            ids = [*self.bos, *ids]
+            targets = [*[False] * len(self.bos), *targets]
         return Encoded(tuple(ids), tuple(targets))
 
     def _spans(self, turns: tuple[Turn, ...], supervise: tuple[bool, ...]) -> list[tuple[str, bool]]:

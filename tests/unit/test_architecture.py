@@ -32,6 +32,7 @@ FORBIDDEN = {
     "mmcl.evaluation": {"mmcl.report", "mmcl.bench"},
     "mmcl.report": {"mmcl.experiment", "mmcl.session", "mmcl.model", "mmcl.training", "mmcl.bench"},
     "mmcl.bench": {"mmcl.report", "mmcl.cli", "mmcl.session"},
+    "mmcl.export": {"mmcl.bench", "mmcl.cli"},
 }
 
 

@@ -56,7 +56,7 @@ class VLMPrompt(Prompt):
             first, *others = text.split(self.reader.placeholder)
             whole = first + "".join(next(rest) + piece for piece in others)
             if number == 0 and not self.reader.family.bos_after_images and not whole.startswith(self._bos_text):
-                ids, targets = [*self._bos], [False] * len(self._bos)
+                ids, targets = [*self.bos], [False] * len(self.bos)
             tokens = self.tokenizer(whole, add_special_tokens=False)["input_ids"] if whole else []
             ids += [-1 - next(markers) if token == self.image_id else token for token in tokens]
             targets += [target] * len(tokens)
