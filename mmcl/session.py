@@ -30,6 +30,9 @@ from mmcl.training import checkpoint
 from mmcl.training.loop import Cost, train_task
 from mmcl.training.methods import Methods
 
+IMAGES_COUNTED = 64
+"""Samples of a stage whose images tell how many tokens an image takes; resolutions may differ."""
+
 
 class Session:
     """The model and the methods of one variant, at one stage.
@@ -154,6 +157,8 @@ class Session:
                 "tokens": cost.tokens,
                 "samples": cost.samples,
                 "steps": cost.steps,
+                "image_tokens": self._image_tokens(stage),
+                "encoder_parameters": sum(parameter.numel() for parameter in self.model.encoder.parameters()),
                 "trainable_parameters": trainable,
                 "stored_parameters": sum(tensor.numel() for name, tensor in state.items() if name not in buffers),
                 "memory_bytes": sum(methods.stored_bytes().values()),
@@ -168,6 +173,13 @@ class Session:
             "losses": cost.losses,
             "overrides": dict(stage.overrides),
         }
+
+    def _image_tokens(self, stage: Stage) -> float | None:
+        """Visual tokens of an image, the mean over the stage's first images; None where it has none."""
+        samples = stage.task.train[:IMAGES_COUNTED] if stage.task is not None else ()
+        images = {image.digest: image for sample in samples for image in sample.images}
+        counts = [sum(self.model.picture(image).runs) for image in images.values()]
+        return sum(counts) / len(counts) if counts else None
 
     def _save(self, stage: Stage, manifest: dict[str, Any], folder: Path) -> None:
         final = folder / stage.folder

@@ -121,8 +121,8 @@ def line_chart(
     highest = ticks[-1]
     bottom = height - BOTTOM
     direct = direct and (len(series) - 1) * LABEL_STEP <= bottom - TOP
-    longest = max((len(_short(line.name)) for line in series), default=0)
-    overhang = len(_short(stages[-1])) * CHARACTER / 2 + 4 if stages else 0
+    longest = max((len(short(line.name)) for line in series), default=0)
+    overhang = len(short(stages[-1])) * CHARACTER / 2 + 4 if stages else 0
     right = width - max(22 + longest * CHARACTER if direct else 14, overhang)
     step = (right - left) / max(len(stages) - 1, 1)
 
@@ -143,11 +143,11 @@ def line_chart(
             for place, value in enumerate(line.values)
             if value is not None
         )
-        label = (right + 10, labels[index], points[-1].y, _short(line.name)) if index in labels else None
+        label = (right + 10, labels[index], points[-1].y, short(line.name)) if index in labels else None
         before = [(x(i), None if v is None else y(v)) for i, v in enumerate(line.values) if i <= line.start]
         after = [(x(i), None if v is None else y(v)) for i, v in enumerate(line.values) if i >= line.start]
         lines.append(Line(line.name, colour(line.slot), shape(line.slot), _path(before), _path(after), points, label))
-    fits = max((len(_short(stage)) for stage in stages), default=0) * CHARACTER + 8 <= step
+    fits = max((len(short(stage)) for stage in stages), default=0) * CHARACTER + 8 <= step
     every = math.ceil(len(stages) * 22 / (right - left))
     return Chart(
         title=title,
@@ -159,7 +159,7 @@ def line_chart(
         left=left,
         top=TOP,
         x_ticks=tuple(
-            (x(place), _short(stage) if fits or len(stages) == 1 else _number(stage, place))
+            (x(place), short(stage) if fits or len(stages) == 1 else _number(stage, place))
             for place, stage in enumerate(stages)
             if fits or place % every == 0
         ),
@@ -210,7 +210,8 @@ def _last(values: Sequence[float | None]) -> float | None:
     return next((value for value in reversed(values) if value is not None), None)
 
 
-def _short(text: str, limit: int = 16) -> str:
+def short(text: str, limit: int = 16) -> str:
+    """A name with room for it in a chart."""
     return text if len(text) <= limit else f"{text[: limit - 1]}\u2026"
 
 

@@ -15,6 +15,8 @@ COST_KEYS = (
     "seconds",
     "evaluation_seconds",
     "tokens",
+    "image_tokens",
+    "encoder_parameters",
     "trainable_parameters",
     "stored_parameters",
     "checkpoint_bytes",

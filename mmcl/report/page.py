@@ -14,6 +14,7 @@ from markupsafe import Markup
 from mmcl.report import units
 from mmcl.report.cells import CellInfo
 from mmcl.report.charts import Chart, Series, colour, line_chart, shape
+from mmcl.report.comparison import comparison
 from mmcl.report.costs import cost_charts, cost_table
 from mmcl.report.gallery import forgotten
 from mmcl.report.heat import DARK, LIGHT, Shade, shade
@@ -81,6 +82,7 @@ def view(run: Run) -> dict[str, Any]:
         "legend": [(task, index) for index, task in enumerate(tasks)],
         "variant_legend": [(name, slots[name]) for name in names],
         "average": _average_chart(run, slots),
+        "comparison": comparison(run, slots, {name: _changes(run, name) for name in names}),
         "reused": any(cell.taken_over for variant in run.variants for cell in variant.all_cells),
         "sampling": sampling(run),
         "ramp": [shade_style(shade(step / 10), shade(step / 10, DARK)) for step in range(11)],

@@ -151,6 +151,8 @@ def _variant(
             "tokens": 180_000 + 40_000 * number,
             "samples": 2_000,
             "steps": 125,
+            "image_tokens": 16.0,
+            "encoder_parameters": 3_374_000,
             "trainable_parameters": 4_884_480,
             "stored_parameters": 139_000_000 + (600_000 * number if experts else 0),
             "checkpoint_bytes": 19_600_000 + (2_400_000 * number if experts else 0),

@@ -22,6 +22,8 @@ COST = {
     "seconds",
     "evaluation_seconds",
     "tokens",
+    "image_tokens",
+    "encoder_parameters",
     "trainable_parameters",
     "stored_parameters",
     "checkpoint_bytes",
