@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmcl.cli_output import DONE, YOUR_MISTAKE, Result, print_problems, problems_document
+from mmcl.cli_output import DONE, YOUR_MISTAKE, Result, print_problems, print_table, problems_document
 from mmcl.errors import Problem, UserError
 from mmcl.recipe import registry
 from mmcl.recipe.load import load_recipe
@@ -36,14 +36,45 @@ def check_recipe(path: Path, overrides: Sequence[str]) -> Result:
     problems = list(dict.fromkeys(problems))  # variants share mistakes
 
     def show(console: Console) -> None:
-        for name, report in reports.items():
-            console.print_json(data={name: report} if len(reports) > 1 else report)
+        for names, report in _together(reports):
+            if len(reports) > 1:
+                console.print(", ".join(names), style="bold", markup=False)
+            _show_data(console, report)
         if problems:
             print_problems(problems, as_json=False, headline=f"{path}: {len(problems)} mistake(s)")
         else:
             console.print(f"{path}: no mistakes", markup=False)
 
     return Result({**problems_document(problems), "data": reports}, show, YOUR_MISTAKE if problems else DONE)
+
+
+def _together(reports: dict[str, Any]) -> list[tuple[list[str], Any]]:
+    """Variants with the same data, which are told once."""
+    groups: list[tuple[list[str], Any]] = []
+    for name, report in reports.items():
+        same = next((names for names, other in groups if other == report), None)
+        if same is None:
+            groups.append(([name], report))
+        else:
+            same.append(name)
+    return groups
+
+
+def _show_data(console: Console, report: dict[str, Any]) -> None:
+    """A row per task; the document (`--json`) says more."""
+    rows = []
+    for task in report.get("tasks", ()):
+        row = {"task": task["name"], "kind": task["kind"], "metric": task["metric"]}
+        for part in ("train", "test"):
+            row |= {part: task[part]["rows"], f"{part} images": task[part]["images"]}
+        seen, new = task["test_images_in_training"], task["answers_not_in_training"]
+        row["test images in training"] = f"{seen['images']} of {seen['of']}"
+        row["answers not in training"] = f"{new['questions']} of {new['of']}"
+        rows.append(row)
+    if rows:
+        print_table(console, list(rows[0]), rows)
+    for note in report.get("notes", ()):
+        console.print(str(note), markup=False)
 
 
 def _check_data(recipe: Recipe) -> tuple[list[Problem], dict[str, Any]]:

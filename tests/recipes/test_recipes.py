@@ -144,3 +144,12 @@ def test_quickstart_in_short(tmp_path: Path) -> None:
     done = mmcl("run", "quickstart", "--json", *sizes, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert list(json.loads(done.stdout)["variants"]) == ["finetune", "replay_experts"]
+
+
+def test_check_tells_what_the_data_are(tmp_path: Path) -> None:
+    done = mmcl("check", "tiny", "stream.train_size=48", "stream.test_size=16", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert "finetune, replay_experts" in done.stdout  # the same data, told once
+    assert [line[:4] for line in lines if line[:1] == ["colour"]] == [["colour", "instruct", "exact", "48"]]
+    assert not any("{" in word for line in lines for word in line)

@@ -13,7 +13,7 @@ import pytest
 
 from mmcl.cli import main
 
-COMMANDS = ("run", "check", "report", "eval", "ask", "list", "describe", "fetch", "metrics", "score")
+COMMANDS = ("run", "check", "report", "eval", "ask", "list", "describe", "fetch", "metrics", "score", "export")
 
 
 def python(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
