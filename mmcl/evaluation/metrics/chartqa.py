@@ -32,8 +32,8 @@ class ChartQA:
         )
         self.definition = (
             f"|answer - reference| / |reference| <= {TOLERANCE} where both are numbers ({zero}), else equal texts "
-            "apart from case; `%` divides by 100, thousands separators are not read. Any reference will do. An empty answer "
-            "is wrong."
+            "apart from case; `%` divides by 100, thousands separators are not read. Any reference will do. An empty "
+            "answer is wrong."
         )
         self.follows = "lmms-eval (relaxed_correctness)" + (", but for references of 0" if mode == "strict" else "")
 
