@@ -357,10 +357,12 @@ class Score:
     Attributes:
         rows: per question, in [0, 1], higher is better.
         corpus: the value of the whole set, normally the mean of the rows (0 for no rows).
+        details: further values of the whole set, by name.
     """
 
     rows: tuple[float, ...]
     corpus: float
+    details: Mapping[str, float] = field(default_factory=dict)
 
 
 class Metric(Protocol):

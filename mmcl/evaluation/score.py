@@ -28,7 +28,7 @@ def score_file(
 
     Returns:
         `{"metric", "mode", "definition", "follows", "corpus", "n", "rows": [{"id", "score"}]}`, the rows in the order
-        of the file. `mode` is None for a metric that has no modes.
+        of the file, and `details` where the metric has further values of the whole. `mode`: None where it has none.
 
     Raises:
         UserError: for an unknown metric or mode, and naming every row that can't be scored.
@@ -49,6 +49,7 @@ def score_file(
         "follows": scorer.follows,
         "corpus": score.corpus,
         "n": len(rows),
+        **({"details": dict(score.details)} if score.details else {}),
         "rows": [{"id": row.id, "score": value} for row, value in zip(rows, score.rows, strict=True)],
     }
 
@@ -90,6 +91,10 @@ def _cases(text: str) -> list[object] | None:
     return cases if isinstance(cases, list) else None
 
 
+def _is_box(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(isinstance(each, int | float) for each in value)
+
+
 def _predictions(cases: list[object], path: str) -> tuple[list[Prediction], list[str]]:
     rows: list[Prediction] = []
     places: list[str] = []
@@ -103,6 +108,8 @@ def _predictions(cases: list[object], path: str) -> tuple[list[Prediction], list
         text, references = case.get("prediction"), case.get("references")
         if isinstance(references, str):
             references = [references]
+        if isinstance(references, list):  # boxes
+            references = [json.dumps(each) if _is_box(each) else each for each in references]
         if not isinstance(text, str):
             problems.append(
                 Problem(place, "prediction must be a text" if text is not None else "has no prediction", hint)
