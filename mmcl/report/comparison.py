@@ -14,6 +14,7 @@ from mmcl.report.summary import averages
 
 WIDTH, HEIGHT, TOP, BOTTOM = 520, 300, 14, 44
 LABEL_STEP = 15
+AS_IT_IS = "the recipe as it is"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ def comparison(
         return None
     values = {aspect.name: [aspect.of(variant) for variant in drawn] for aspect in ASPECTS}
     shown = [aspect for aspect in ASPECTS if any(value is not None for value in values[aspect.name])]
+    by_methods = any(variant.methods != drawn[0].methods for variant in drawn)
     rows = []
     for place, variant in enumerate(drawn):
         cells = []
@@ -83,8 +85,9 @@ def comparison(
             best = bool(aspect.better) and value is not None and aspect.better * value == max(known)
             cells.append({"text": aspect.show(value), "exact": units.exact(value), "best": best})
         what = ", ".join(f"{path} = {text}" for path, text in changes.get(variant.name, []))
-        methods = ", ".join(method.name for method in variant.methods)
-        rows.append({"name": variant.name, "slot": slots[variant.name], "what": what or methods, "cells": cells})
+        if by_methods:
+            what = ", ".join(filter(None, [", ".join(method.name for method in variant.methods), what]))
+        rows.append({"name": variant.name, "slot": slots[variant.name], "what": what or AS_IT_IS, "cells": cells})
     return {"columns": [aspect.name for aspect in shown], "rows": rows, "chart": _scatter(drawn, slots)}
 
 
@@ -122,7 +125,10 @@ def _scatter(variants: list[Variant], slots: Mapping[str, int]) -> Chart | None:
         bottom=bottom,
         left=left,
         top=TOP,
-        x_ticks=tuple((x_of(place * step), f"{100 * place * step:g}") for place in range(first, last + 1)),
+        x_ticks=tuple(
+            (x_of(place * step), f"{100 * place * step:g}".replace("-", units.MINUS))
+            for place in range(first, last + 1)
+        ),
         y_ticks=tuple((y_of(share), units.percent(share, 0)) for share in (0, 0.25, 0.5, 0.75, 1)),
         x_title="forgetting (FM), percentage points",
         lines=tuple(lines),
