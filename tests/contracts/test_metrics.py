@@ -7,7 +7,11 @@ import pytest
 from mmcl.protocols import Prediction
 from mmcl.testing import check_metric
 
-RIGHT = {"pope": ("yes", "no", "yes"), "refcoco": ("[0.1, 0.1, 0.5, 0.5]", "[0, 0, 1, 0.5]")}
+RIGHT = {
+    "pope": ("yes", "no", "yes"),
+    "scienceqa": ("A", "B", "C"),
+    "refcoco": ("[0.1, 0.1, 0.5, 0.5]", "[0, 0, 1, 0.5]"),
+}
 CLASSES = {point.name: point for point in entry_points(group="mmcl.metrics")}
 
 

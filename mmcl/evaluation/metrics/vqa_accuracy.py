@@ -50,10 +50,10 @@ def _official(row: Prediction) -> float:
     if len(references) < _ANNOTATORS or len(set(row.answers)) > 1:
         answer, references = vqa_normalise(answer), [vqa_normalise(reference) for reference in references]
     matches = sum(reference.lower() == answer.lower() for reference in references)
-    return _leave_one_out(matches, len(references))
+    return leave_one_out(matches, len(references))
 
 
-def _leave_one_out(matches: int, annotators: int) -> float:
+def leave_one_out(matches: int, annotators: int) -> float:
     """Mean over annotators, of whom `matches` agree, of min(1, agreement of the others / 3)."""
     if annotators <= 1:
         return float(matches)
