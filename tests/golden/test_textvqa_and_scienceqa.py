@@ -40,3 +40,16 @@ def test_scienceqa(case: dict[str, Any], mode: Any, variant: str) -> None:
 def test_degenerate_answers_are_wrong(metric: Metric, right: str) -> None:
     for text in ("", " \n", "A B C D E stop go", "Which one is it?", "\u505c", "B" * 10_000, "...", "?!"):
         assert score(metric, {"prediction": text, "references": [right] * 10}) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "expected"),
+    [
+        ("strict", "b. a cat", 0.0),  # a letter before a period has to be a capital
+        ("strict", "B. a cat", 1.0),
+        ("paper", "The answer is B. The answer is A.", 0.0),  # said twice, it says nothing
+        ("paper", "I think. The answer is B.", 1.0),
+    ],
+)
+def test_letters_that_the_cases_leave_open(mode: Any, text: str, expected: float) -> None:
+    assert score(ScienceQA(mode=mode), {"prediction": text, "references": ["B"]}) == expected
