@@ -43,13 +43,13 @@ def test_degenerate_answers_are_wrong(metric: Metric, right: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "text", "expected"),
+    ("mode", "text", "letter", "expected"),
     [
-        ("strict", "b. a cat", 0.0),  # a letter before a period has to be a capital
-        ("strict", "B. a cat", 1.0),
-        ("paper", "The answer is B. The answer is A.", 0.0),  # said twice, it says nothing
-        ("paper", "I think. The answer is B.", 1.0),
+        ("strict", "b. a cat", "b", 0.0),  # a letter before a period has to be a capital
+        ("strict", "B. a cat", "B", 1.0),
+        ("paper", "The answer is B. The answer is A.", "B", 0.0),  # said twice, it says nothing
+        ("paper", "I think. The answer is B.", "B", 1.0),
     ],
 )
-def test_letters_that_the_cases_leave_open(mode: Any, text: str, expected: float) -> None:
-    assert score(ScienceQA(mode=mode), {"prediction": text, "references": ["B"]}) == expected
+def test_letters_that_the_cases_leave_open(mode: Any, text: str, letter: str, expected: float) -> None:
+    assert score(ScienceQA(mode=mode), {"prediction": text, "references": [letter]}) == expected
