@@ -126,11 +126,11 @@ class ResidualUnit(nn.Module):
         self.shift.copy_(flat.mean(0))
         self.scale.copy_(deviation.clamp_min(max(float(deviation.mean()) * LEAST_DEVIATION, 1e-8)))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features [I, T, W] -> tokens [I, T, D]."""
+    def forward(self, features: Tensor, *text: Text | None) -> Tensor:
+        """Features [I, T, W], and what else the base projector takes -> tokens [I, T, D]."""
         inputs = (features - self.shift) / self.scale
         hidden = nn.functional.gelu(nn.functional.linear(inputs, self.down, self.down_bias))  # [I, T, rank]
-        tokens: Tensor = self.base(features)
+        tokens: Tensor = self.base(features, *text)
         return tokens + nn.functional.linear(hidden, self.up, self.up_bias)
 
 

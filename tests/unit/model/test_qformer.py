@@ -18,10 +18,10 @@ from mmcl.training.objectives.answers import Answers
 OPTIONS = {"queries": 3, "depth": 2, "heads": 4, "width": 16}
 
 
-def model(packing: str = "packed", *, text: bool = True) -> Assembly:
+def model(packing: str = "packed", *, text: bool = True, queries: int = 3) -> Assembly:
     assembly = tiny_assembly(
         encoder=PluginSpec("tiny", {"tokens": 16, "width": 64}),
-        projector=PluginSpec("qformer", {**OPTIONS, "text": text}),
+        projector=PluginSpec("qformer", {**OPTIONS, "text": text, "queries": queries}),
     )
     assembly.packed = packing == "packed"
     return assembly
@@ -103,8 +103,8 @@ def test_an_image_never_knows_what_is_to_be_learned() -> None:
 
 
 def test_its_experts_read_the_question_too() -> None:
-    for unit in ("copy", "lora"):
-        assembly, task = model(), tiny_tasks()[0]
+    for unit, queries in (("copy", 3), ("lora", 3), ("residual", 16)):  # the last needs as many tokens as enter
+        assembly, task = model(queries=queries), tiny_tasks()[0]
         method = ProjectorExperts(unit=unit, rank=2, router="oracle")
         method.setup(assembly)
         method.begin_task(assembly, task, ())
