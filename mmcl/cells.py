@@ -43,7 +43,8 @@ class Cells:
         self._answers = Answers()
         # The questions of a task are chosen, hashed and looked through once. The task is kept so that its id stays its.
         self._questions: dict[tuple[int, int | None], tuple[Task, list[Sample], str]] = {}
-        self._choices: dict[int, tuple[Task, Choices]] = {}
+        self._choices: dict[tuple[int, str], tuple[Task, Choices]] = {}
+        self._seen: dict[str, list[Task]] = {}  # of each stage's hash, the tasks up to it
         self._metrics: dict[int, tuple[Task, Metric]] = {}  # finding a plug-in reads all installed packages' metadata
 
     def path(self, stage: Stage, task: Task) -> Path:
@@ -59,7 +60,9 @@ class Cells:
         return float(about["corpus"]) if about.get("hash") == self._hash(stage, task, recipe) else None
 
     def remember(self, stages: Sequence[Stage]) -> None:
-        """Note what lies in the folders of these stages, so that its answers need not be asked for again."""
+        """Note what lies in the folders of a variant's stages, so that its answers need not be asked for again."""
+        for stage in stages:
+            self._seen[stage.hash] = [column for each in stages[: stage.index + 1] for column in each.columns]
         for folder in dict.fromkeys(stage.folder for stage in stages):
             for path in sorted((self.folder / folder / "predictions").glob("*.json")):
                 about = read_json(path)
@@ -112,7 +115,7 @@ class Cells:
     ) -> dict[str, Any]:
         metric = self._metric(task, recipe.folder)
         origin = Path(stage.folder).name
-        choices = self._choices_of(task, recipe.evaluate)
+        choices = self._choices_of(stage, task, recipe.evaluate)
         cell = evaluate_task(
             session.model,
             methods,
@@ -156,7 +159,7 @@ class Cells:
 
     def _hash(self, stage: Stage, task: Task, recipe: Recipe) -> str:
         spec = recipe.evaluate
-        choices = self._choices_of(task, spec)
+        choices = self._choices_of(stage, task, spec)
         content = [
             stage.hash,
             self._asked(task, spec)[1],
@@ -183,12 +186,14 @@ class Cells:
             self._metrics[id(task)] = task, registry.build("metrics", spec, folder)
         return self._metrics[id(task)][1]
 
-    def _choices_of(self, task: Task, spec: EvaluateSpec) -> Choices | None:
+    def _choices_of(self, stage: Stage, task: Task, spec: EvaluateSpec) -> Choices | None:
         if spec.answers == "greedy":
             return None
-        if id(task) not in self._choices:
-            self._choices[id(task)] = task, choices_of(task)
-        return self._choices[id(task)][1]
+        key = id(task), stage.hash if spec.choices == "seen" else ""
+        if key not in self._choices:
+            others = self._seen[stage.hash] if spec.choices == "seen" else []
+            self._choices[key] = task, choices_of(task, others)
+        return self._choices[key][1]
 
 
 def sampling(cell: Cell, task: Task) -> dict[str, Any]:

@@ -81,9 +81,10 @@ def _check_data(recipe: Recipe) -> tuple[list[Problem], dict[str, Any]]:
     """Mistakes in the data of a recipe of one variant, and what the data are."""
     from mmcl.data.check import check_tasks
     from mmcl.stages import check_tasks as check_names
+    from mmcl.stages import stream_tasks
 
     try:
-        tasks = registry.build("streams", recipe.stream, recipe.folder, seed=recipe.seed).tasks()
+        tasks = stream_tasks(recipe)
     except UserError as error:
         return list(error.problems), {}
     problems: list[Problem] = []

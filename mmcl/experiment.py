@@ -26,7 +26,7 @@ from mmcl.progress import Progress
 from mmcl.recipe import registry
 from mmcl.recipe.spec import PluginSpec, Recipe
 from mmcl.session import Session, describe_methods
-from mmcl.stages import Stage, code_of, plan
+from mmcl.stages import Stage, code_of, plan, rows_of, stream_tasks
 from mmcl.training import checkpoint
 from mmcl.training.methods import Methods
 
@@ -73,7 +73,8 @@ class Experiment:
         names = self.recipe.variant_names if only is None else (only,)
         plans = {name: self.stages(name) for name in names}
         self._write_heads(plans, keep_others=only is not None)
-        self.cells.remember([stage for _, _, stages in plans.values() for stage in stages])
+        for _, _, stages in plans.values():
+            self.cells.remember(stages)
         for name, (recipe, _, stages) in plans.items():
             if len(plans) > 1:
                 self.progress.message(f"variant {name}")
@@ -90,10 +91,10 @@ class Experiment:
             UserError: the stream can't be built, or the stages do not fit it.
         """
         recipe = self.recipe.variant(variant)
-        key = json.dumps(recipe.to_dict()["stream"], sort_keys=True, default=str) + str(recipe.seed)
+        plain = recipe.to_dict()
+        key = json.dumps([plain["stream"], plain["setting"], recipe.seed], sort_keys=True, default=str)
         if key not in self._streams:
-            stream = registry.build("streams", recipe.stream, recipe.folder, seed=recipe.seed)
-            self._streams[key] = list(stream.tasks())
+            self._streams[key] = stream_tasks(recipe)
             problems = [
                 problem
                 for task in self._streams[key]
@@ -113,7 +114,7 @@ class Experiment:
 
     def _run_variant(self, name: str, recipe: Recipe, stages: list[Stage]) -> None:
         by_name = {stage.task.name: stage.task for stage in stages if stage.task}
-        columns = [stage.task for stage in stages if stage.task and stage.scored]
+        columns = [column for stage in stages for column in stage.columns]
         scores: dict[str, dict[str, float]] = {}
         row0 = self._row0(recipe, stages)
         session: Session | None = None
@@ -143,19 +144,22 @@ class Experiment:
             write_thumbnails(self.folder, stages, columns)
 
     def _row0(self, recipe: Recipe, stages: Sequence[Stage]) -> Stage | None:
-        """The stage after which every task is asked before the first scored one is trained."""
-        first = next((stage for stage in stages if stage.scored), None)
-        return stages[first.index - 1] if first and recipe.evaluate.zero_shot else None
+        """The stage after which every task is asked before the first of them is trained."""
+        rows = rows_of(stages)
+        return stages[rows[0].index - 1] if rows and recipe.evaluate.zero_shot else None
 
     def _columns(
         self, stage: Stage, stages: Sequence[Stage], recipe: Recipe, columns: Sequence[Task], row0: Stage | None
     ) -> list[Task]:
         """The tasks to be asked after this stage."""
-        if stage is row0 or (stage.scored and recipe.evaluate.tasks == "all"):
+        rows = rows_of(stages)
+        if stage is row0 or (stage in rows and recipe.evaluate.tasks == "all"):
             return list(columns)
-        if not stage.scored:
-            return []
-        return [s.task for s in stages[: stage.index + 1] if s.task and s.scored]
+        seen = [column for each in stages[: stage.index + 1] for column in each.columns]
+        for following in stages[stage.index + 1 : stage.index + 2]:
+            if following.kind == "refine":  # what an edit starts from, so that it is seen what it changes
+                seen += following.columns
+        return seen
 
     def at(self, stage: Stage, stages: Sequence[Stage], recipe: Recipe) -> Session:
         """A new session at a finished stage."""
@@ -226,7 +230,7 @@ class Experiment:
     ) -> None:
         if not self.main or not columns:
             return
-        rows = [stage for stage in stages if stage.scored and stage.hash in scores]
+        rows = [stage for stage in rows_of(stages) if stage.hash in scores]
         first = scores.get(row0.hash) if row0 else None
         matrix = Matrix(
             tasks=[task.name for task in columns],
@@ -268,21 +272,22 @@ class Experiment:
 
     def _head(self, recipe: Recipe, stages: list[Stage]) -> dict[str, Any]:
         row0 = self._row0(recipe, stages)
-        used = [stage for stage in stages if stage.scored] or list(stages)  # an alignment has methods of its own
+        rows = rows_of(stages)
+        used = rows or list(stages)  # an alignment has methods of its own
         specs = list({json.dumps([m.name, dict(m.options)]): m for stage in used for m in stage.methods}.values())
         made = {
             str(k): registry.build("methods", spec, recipe.folder, seed=recipe.seed) for k, spec in enumerate(specs)
         }
         return {
-            "tasks": [stage.name for stage in stages if stage.scored],
+            "tasks": [column.name for stage in stages for column in stage.columns],
             "stages": [
                 {
                     "name": stage.name,
                     "label": stage.label,
                     "folder": stage.folder,
                     "kind": stage.kind,
-                    "tasks": [stage.name],
-                    "scored": stage.scored,
+                    "tasks": stage.tasks,
+                    "scored": stage in rows,
                 }
                 for stage in stages
                 if stage.task

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmcl.data.types import Task
 from mmcl.evaluation.predictions import read_predictions
-from mmcl.stages import Stage
+from mmcl.stages import Stage, rows_of
 
 SIZE = 128
 MOST = 64
@@ -21,10 +21,10 @@ def write_thumbnails(folder: Path, stages: Sequence[Stage], columns: Sequence[Ta
         stages: of a finished variant.
         columns: the scored tasks, with their test questions.
     """
-    rows = [stage for stage in stages if stage.scored]
+    rows = rows_of(stages)
     gallery = folder / "gallery"
     for task in columns:
-        learned = next((stage for stage in rows if stage.name == task.name), rows[-1])
+        learned = next((stage for stage in rows if task.name in stage.tasks), rows[-1])
         if learned is rows[-1]:
             continue
         before, after = (

@@ -1,9 +1,8 @@
 """The whole plug-in contract on one page; plug-ins import this module and `mmcl.data.types`, nothing else of mmcl.
 
 A constructor's keyword annotated `Encoder` or `tuple[Encoder, ...]` (or any contract here) takes plug-ins by name.
-
-Shapes use one legend: B rows of a batch, L positions of a row, N supervised positions of a batch, V vocabulary,
-I images, T visual tokens of one image, W width of the encoder, D width of the language model.
+Shapes: B rows of a batch, L positions of a row, N supervised positions of a batch, V vocabulary, I images, T visual
+tokens of one image, W width of the encoder, D width of the language model.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, device, nn
+from torch.nn.functional import cross_entropy
 
 from mmcl.data.types import ImageSource, Sample, Samples, Task
 from mmcl.errors import Problem
@@ -71,9 +71,9 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What is asked of each of I images: input embeddings [I, S, D], without gradient, and where there is a token."""
+    """What is asked of each of I images: input embeddings, without gradient, and where there is a token."""
 
-    embeddings: Tensor
+    embeddings: Tensor  # [I, S, D]
     present: Tensor  # bool [I, S]
 
 
@@ -97,9 +97,8 @@ class Projector(Protocol):
 class Route:
     """Which expert parts a sample goes through.
 
-    Attributes:
-        experts: projector experts with weights that sum to 1; `base` is the base projector, which empty means alone.
-        adapters: names of LoRA adapters that are active beside the shared one.
+    `experts` are projector experts with weights that sum to 1; `base` is the base projector, which empty means alone.
+    `adapters` are names of LoRA adapters that are active beside the shared one.
     """
 
     experts: tuple[tuple[str, float], ...] = ()
@@ -165,28 +164,20 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a forward pass gives.
-
-    Attributes:
-        logits: [N, V] at the supervised positions of the batch, in its order.
-        hidden: hidden states after the embedding and after each layer, each [B, L, D]; empty unless asked for.
+    """What a forward pass gives: logits at the batch's supervised positions, in its order; and, if asked for, hidden
+    states after the embedding and after each layer, each [B, L, D].
     """
 
-    logits: Tensor
+    logits: Tensor  # [N, V]
     hidden: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LossSum:
-    """A part of the loss as a sum and what to divide it by, once per optimiser step over all of its batches.
+    """A part of the loss as a sum and what to divide it by, once per optimiser step over all of its batches."""
 
-    Attributes:
-        total: the summed loss, a scalar with a gradient, already multiplied by the part's weight.
-        count: how many things were summed (tokens, samples; 1 for a penalty), as `Method.loss_counts` said.
-    """
-
-    total: Tensor
-    count: float
+    total: Tensor  # a scalar with a gradient, already multiplied by the part's weight
+    count: float  # how many things were summed (tokens, samples; 1 for a penalty), as `Method.loss_counts` said
 
 
 class Model(Protocol):
@@ -209,8 +200,10 @@ class Model(Protocol):
     def forward(self, batch: Batch, *, hidden: bool = False) -> Output:
         """Run the batch; with `hidden`, also return hidden states."""
 
-    def pack(self, samples: Samples, routes: Sequence[Route]) -> list[Batch]:
-        """Make batches for a forward pass of whole samples (training, distillation, Fisher)."""
+    def pack(
+        self, samples: Samples, routes: Sequence[Route], *, supervise: Sequence[Sequence[bool]] | None = None
+    ) -> list[Batch]:
+        """Make batches for a forward pass of whole samples; `supervise` says which turns (default: the assistant's)."""
 
     def generate(self, samples: Samples, routes: Sequence[Route] | None = None) -> list[str]:
         """Greedy answers to the last user turn of each sample, in order."""
@@ -255,7 +248,7 @@ class Method:
     Class attributes:
         needs_task_id: True if `select` reads the task at test time (an oracle); every report says so.
         owns: what only one method of a list may own, such as `route`; a clash is refused before anything loads.
-        needs_boundaries: False if the method works on a stream without task boundaries.
+        needs_boundaries: False if the method works on a stream without task boundaries (may depend on its options).
     """
 
     needs_task_id: ClassVar[bool] = False
@@ -313,14 +306,32 @@ class Method:
 # ------------------------------------------------------------------------------------ objectives, metrics, data sources
 
 
-class Objective(Protocol):
-    """What the core trains on a stage kind: which positions are supervised and the loss over them."""
+class Objective:
+    """What a stage trains: which positions are supervised, and the loss over them."""
 
-    def supervise(self, sample: Sample) -> tuple[bool, ...]:
-        """For each turn of the sample, whether its tokens are supervised."""
+    def begin(self, model: Model, samples: Samples, routes: Sequence[Route]) -> None:
+        """Before the first step: all that the stage will train on; the model is still the stage's parent."""
 
-    def loss(self, model: Model, batch: Batch, out: Output) -> LossSum:
-        """Summed loss over the batch's supervised tokens; the count is the number of those tokens."""
+    def rows(self, sample: Sample) -> Samples:
+        """What goes through the model for a sample; they keep its id, and one batch holds them all."""
+        return (sample,)
+
+    def supervise(self, row: Sample) -> tuple[bool, ...]:
+        """For each turn of a row, whether its tokens are supervised. Default: the assistant's."""
+        return tuple(turn.role == "assistant" for turn in row.turns)
+
+    def counts(self, batch: Batch) -> Mapping[str, float]:
+        """The count of each part that `loss` will return, known without running the model."""
+        return {"tokens": float(len(batch.targets))}
+
+    def loss(self, model: Model, batch: Batch, out: Output) -> Mapping[str, LossSum]:
+        """Named parts, which are added. The names must be those of `counts`. Default: cross-entropy of the targets."""
+        wanted = batch.targets.to(out.logits.device)
+        return {"tokens": LossSum(cross_entropy(out.logits.float(), wanted, reduction="sum"), len(wanted))}
+
+    def summary(self) -> Mapping[str, float]:
+        """After the stage: what is worth writing into its manifest."""
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,29 +363,18 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Scores of all questions asked.
+    """Scores of all questions asked."""
 
-    Attributes:
-        rows: per question, in [0, 1], higher is better.
-        corpus: the value of the whole set, normally the mean of the rows (0 for no rows).
-        details: further values of the whole set, by name.
-    """
-
-    rows: tuple[float, ...]
-    corpus: float
-    details: Mapping[str, float] = field(default_factory=dict)
+    rows: tuple[float, ...]  # per question, in [0, 1], higher is better
+    corpus: float  # of the whole set, normally the mean of the rows (0 for no rows)
+    details: Mapping[str, float] = field(default_factory=dict)  # further values of the whole set, by name
 
 
 class Metric(Protocol):
-    """A metric: constructed with `mode`, `strict` or `paper`, where the two differ.
+    """A metric: constructed with `mode`, `strict` or `paper`, where the two differ."""
 
-    Attributes:
-        definition: one line that is printed with the value.
-        follows: the reference (paper, script) that the mode follows.
-    """
-
-    definition: str
-    follows: str
+    definition: str  # one line that is printed with the value
+    follows: str  # the reference (paper, script) that the mode follows
 
     def __call__(self, rows: Sequence[Prediction]) -> Score:
         """Score every row; an empty answer is wrong, no row is dropped."""

@@ -25,7 +25,7 @@ from mmcl.progress import Progress
 from mmcl.protocols import Method, Objective
 from mmcl.recipe import registry
 from mmcl.recipe.spec import PluginSpec, Recipe
-from mmcl.stages import OBJECTIVES, Stage
+from mmcl.stages import Stage
 from mmcl.training import checkpoint
 from mmcl.training.loop import Cost, train_task
 from mmcl.training.methods import Methods
@@ -105,7 +105,7 @@ class Session:
         seen = {name: [tasks[key] for key in self.seen.get(name, [])] for name in methods.methods}
         methods.begin_task(self.model, task, seen)
         trainable = sum(parameter.numel() for parameter in self.model.trainable().values())
-        objective: Objective = registry.build("objectives", PluginSpec(OBJECTIVES[stage.kind]), self.recipe.folder)
+        objective: Objective = registry.build("objectives", stage.objective, self.recipe.folder)
         cost = train_task(
             self.model,
             methods,
@@ -122,16 +122,20 @@ class Session:
             self.seen.setdefault(name, []).append(task.name)
         self.at = stage.hash
         cost.seconds = time.perf_counter() - started
-        manifest = self._manifest(stage, methods, cost, trainable)
+        manifest = self._manifest(stage, methods, objective, cost, trainable)
         first = [each.train[0] for name, each in tasks.items() if any(name in names for names in self.seen.values())]
         routes = methods.assign(self.model, first)
-        manifest["experts"] = {sample.task: route.label for sample, route in zip(first, routes, strict=True)}
+        manifest["experts"] = {
+            part: route.label for sample, route in zip(first, routes, strict=True) for part in sample.task.split("+")
+        }
         if self.accelerator.is_main_process:
             self._save(stage, manifest, folder)
         self.accelerator.wait_for_everyone()
         return manifest
 
-    def _manifest(self, stage: Stage, methods: Methods, cost: Cost, trainable: int) -> dict[str, Any]:
+    def _manifest(
+        self, stage: Stage, methods: Methods, objective: Objective, cost: Cost, trainable: int
+    ) -> dict[str, Any]:
         state = self.model.state()
         buffers = dict(self.model.named_buffers())
         everything = sum(parameter.numel() for parameter in self.model.language.parameters())
@@ -145,11 +149,10 @@ class Session:
             "name": stage.name,
             "label": stage.label,
             "kind": stage.kind,
-            "tasks": [stage.name],
+            "tasks": stage.tasks,
             "hash": stage.hash,
             "parent": stage.parent,
             "mmcl": __version__,
-            "scored": stage.scored,
             "methods": describe_methods(stage.methods, methods.methods),
             "packed": self.model.packed,
             "cost": {
@@ -171,6 +174,8 @@ class Session:
             },
             "loss": {"first": cost.losses[0], "last": cost.losses[-1]} if cost.losses else None,
             "losses": cost.losses,
+            "mixture": dict(cost.mixture),
+            "objective": {"name": stage.objective.name, **objective.summary()},
             "overrides": dict(stage.overrides),
         }
 

@@ -11,21 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from mmcl import __version__
+from mmcl.data.setting import arrange, together
 from mmcl.data.types import Sample, StageKind, Task
 from mmcl.errors import Problem, UserError
 from mmcl.recipe import registry
-from mmcl.recipe.spec import EvaluateSpec, PluginSpec, Recipe, StageSpec, TrainSpec
+from mmcl.recipe.spec import EvaluateSpec, PluginSpec, Recipe, SelectSpec, StageSpec, TrainSpec
 from mmcl.recipe.suggest import did_you_mean
 
-OBJECTIVES: Mapping[str, str] = {
+OBJECTIVES: Mapping[StageKind, str] = {
     "align": "answers",
-    "instruct": "answers",
     "pretrain": "all_text",
     "domain": "all_text",
+    "instruct": "answers",
+    "refine": "answers",
+    "prefer": "dpo",
 }
 """The objective that each stage kind trains."""
 
-NAME = re.compile(r"[^\W_][\w -]*", re.UNICODE)
+CORPUS_KINDS: frozenset[StageKind] = frozenset({"align", "pretrain", "domain"})
+"""Kinds whose tasks are corpora, on which a loss is measured rather than questions asked."""
+
+NAME = re.compile(r"[^\W_][\w -]*", re.UNICODE)  # no `+`: it joins the names of tasks that train together
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,10 @@ class Stage:
     Attributes:
         index: place in the run, from 0.
         task: what is trained; None for the start, which only holds the model before anything was trained.
+        columns: the tasks whose questions the stage teaches to answer: the task itself, or those that train together.
         kind: place on the vertical axis.
+        objective: what is trained.
+        select: which samples are trained on; None for all.
         methods: in order.
         train: the recipe's settings with the stage's overrides.
         trainable: parts that train.
@@ -46,7 +55,10 @@ class Stage:
 
     index: int
     task: Task | None
+    columns: tuple[Task, ...]
     kind: StageKind
+    objective: PluginSpec
+    select: SelectSpec | None
     methods: tuple[PluginSpec, ...]
     train: TrainSpec
     trainable: tuple[str, ...]
@@ -70,9 +82,27 @@ class Stage:
         return f"stages/{self.label}-{self.hash[:8]}"
 
     @property
-    def scored(self) -> bool:
-        """Whether the stage is a row of the matrix: its task has test questions."""
-        return bool(self.task and self.task.test)
+    def tasks(self) -> list[str]:
+        """Names of what it trains: the columns, or the task where it has none."""
+        return [column.name for column in self.columns] or [self.name]
+
+
+def stream_tasks(recipe: Recipe) -> list[Task]:
+    """The tasks of the recipe's stream, in the recipe's setting.
+
+    Raises:
+        UserError: the stream can't be built, or its tasks don't fit the setting.
+    """
+    setting = recipe.setting
+    tasks = registry.build("streams", recipe.stream, recipe.folder, seed=recipe.seed).tasks()
+    return arrange(
+        tasks,
+        order=setting.order,
+        cycles=setting.cycles,
+        boundaries=setting.boundaries,
+        leak=setting.leak,
+        seed=recipe.seed,
+    )
 
 
 def plan(recipe: Recipe, tasks: Sequence[Task], encoder_fingerprint: str = "") -> list[Stage]:
@@ -97,28 +127,64 @@ def plan(recipe: Recipe, tasks: Sequence[Task], encoder_fingerprint: str = "") -
         | code_of("projectors", _given(recipe.model.projector), recipe.folder),
     }
     parent = _hash(base)
-    stages = [Stage(0, None, "align", (), recipe.train, (), {}, parent, "")]
+    start = PluginSpec(OBJECTIVES["align"])
+    stages = [Stage(0, None, (), "align", start, None, (), recipe.train, (), {}, parent, "")]
     for spec in recipe.stages:
-        for task in stage_tasks(spec, tasks, by_name):
+        chosen = stage_tasks(spec, tasks, by_name)
+        for group in [chosen] if spec.together else [[task] for task in chosen]:
             methods = recipe.methods if spec.methods is None else spec.methods
             train = replace(recipe.train, **spec.train)
             if train.max_samples is not None:  # here, so that memory, prototypes and joint training see no more either
-                task = replace(task, train=few(task.train, train.max_samples))
+                group = [replace(task, train=few(task.train, train.max_samples)) for task in group]
+            task, columns = together(group)
             trainable = spec.trainable or recipe.model.train
+            objective = spec.objective or PluginSpec(OBJECTIVES[spec.kind])
             content = {
                 "parent": parent,
                 "kind": spec.kind,
                 "task": _task_hash(task),
+                "objective": {"name": objective.name, **objective.options},
+                "select": asdict(spec.select) if spec.select else None,
                 "methods": [{"name": method.name, **method.options} for method in methods],
-                "code": code_of("methods", methods, recipe.folder),
+                "code": code_of("methods", methods, recipe.folder) | code_of("objectives", [objective], recipe.folder),
                 "train": asdict(train),
                 "trainable": list(trainable),
             }
             key = _hash(content)
-            overrides = {"train": dict(spec.train), "trainable": spec.trainable} if spec.train or spec.trainable else {}
-            stages.append(Stage(len(stages), task, spec.kind, methods, train, trainable, overrides, key, parent))
+            stages.append(
+                Stage(
+                    index=len(stages),
+                    task=task,
+                    columns=columns,
+                    kind=spec.kind,
+                    objective=objective,
+                    select=spec.select,
+                    methods=methods,
+                    train=train,
+                    trainable=trainable,
+                    overrides=_overrides(spec),
+                    hash=key,
+                    parent=parent,
+                )
+            )
             parent = key
     return stages
+
+
+def _overrides(spec: StageSpec) -> dict[str, Any]:
+    """What the stage sets itself, for the manifest; empty where it sets nothing."""
+    own: dict[str, Any] = {"train": dict(spec.train), "trainable": spec.trainable}
+    if spec.objective is not None:
+        own["objective"] = {"name": spec.objective.name, **spec.objective.options}
+    if spec.select is not None:
+        own["select"] = asdict(spec.select)
+    return own if len(own) > 2 or any(own.values()) else {}
+
+
+def rows_of(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages after which questions are asked, the rows of the matrix: from the first that teaches any, on."""
+    first = next((stage.index for stage in stages if stage.columns), len(stages))
+    return [stage for stage in stages if stage.index >= first]
 
 
 def _given(spec: PluginSpec | None) -> list[PluginSpec]:
@@ -152,12 +218,9 @@ def check_tasks(recipe: Recipe, tasks: Sequence[Task]) -> None:
         if names.count(name) > 1:
             problems.append(Problem(f"stream, task {name!r}", "two tasks of that name", "rename one"))
     used: set[str] = set()
+    trained = bool(recipe.model.vlm)
     for index, spec in enumerate(recipe.stages):
         where = f"stages.{index}"
-        if spec.kind not in OBJECTIVES:
-            problems.append(
-                Problem(f"{where}.kind", f"`{spec.kind}` has no objective", f"kinds are {', '.join(OBJECTIVES)}")
-            )
         for name in spec.tasks or ():
             if name not in names:
                 problems.append(
@@ -173,8 +236,48 @@ def check_tasks(recipe: Recipe, tasks: Sequence[Task]) -> None:
             if name in used:
                 problems.append(Problem(where, f"task `{name}` is in two stages", "name `tasks` in both"))
             used.add(name)
+        if spec.kind in ("refine", "prefer") and not trained:
+            problems.append(
+                Problem(
+                    f"{where}.kind",
+                    f"`{spec.kind}` comes before anything was trained, and the projector starts at random",
+                    "let a stage `{kind: align}` or `{kind: instruct}` come first, or start from a ready model (`vlm`)",
+                )
+            )
+        if spec.kind == "prefer" and spec.objective is None:
+            problems += [problem for name in chosen if name in names for problem in _unpaired(tasks[names.index(name)])]
+        trained = True
+    problems += _without_boundaries(recipe)
     if problems:
         raise UserError(problems=list(dict.fromkeys(problems)))
+
+
+def _unpaired(task: Task) -> list[Problem]:
+    """Samples that are no preference pairs."""
+    alone = [sample.id for sample in task.train if not sample.rejected]
+    if not alone:
+        return []
+    message = f"{len(alone)} of {len(task.train)} samples have no rejected answer, the first is {alone[0]!r}"
+    return [Problem(f"task {task.name}, train", message, "a preference pair has `chosen` and `rejected` answers")]
+
+
+def _without_boundaries(recipe: Recipe) -> list[Problem]:
+    """Methods that can't work where the setting has no clear boundaries."""
+    if recipe.setting.boundaries == "clear":
+        return []
+    lists = {"methods": recipe.methods} | {
+        f"stages.{index}.methods": spec.methods for index, spec in enumerate(recipe.stages) if spec.methods is not None
+    }
+    return [
+        Problem(
+            f"{where}.{place}",
+            f"`{spec.name}` needs boundaries between tasks, and `setting.boundaries` is `{recipe.setting.boundaries}`",
+            "choose a method that does without, such as `replay` without distillation, or `boundaries: clear`",
+        )
+        for where, specs in lists.items()
+        for place, spec in enumerate(specs)
+        if registry.build("methods", spec, recipe.folder, seed=recipe.seed).needs_boundaries
+    ]
 
 
 def asked(task: Task, spec: EvaluateSpec) -> list[Sample]:
@@ -204,6 +307,7 @@ def samples_hash(samples: Sequence[Sample]) -> str:
             [[turn.role, turn.text] for turn in sample.turns],
             [image.digest for image in sample.images],
             list(sample.answers),
+            *([sample.rejected] if sample.rejected else []),
         ]
         digest.update(json.dumps(row, ensure_ascii=False).encode())
     return digest.hexdigest()

@@ -118,7 +118,7 @@ class Comparison:
         count = sum(len(batch.targets) for batch in batches)
         total = 0.0
         for batch in batches:
-            part = self.ours.objective.loss(self.model, batch, self.model.forward(batch))
+            part = self.ours.objective.loss(self.model, batch, self.model.forward(batch))["tokens"]
             (part.total / count).backward()  # type: ignore[no-untyped-call]
             total += float(part.total.detach()) / count
         return total

@@ -80,6 +80,7 @@ class Sample:
         group: the question group inside the task (question type, object ...), for quotas of the replay memory.
         time: period tag for temporal streams.
         language: language tag.
+        rejected: of a preference pair, the answer that was not preferred to the last assistant turn; empty for others.
         metadata: further keys of the source file, kept as they are.
     """
 
@@ -91,6 +92,7 @@ class Sample:
     group: str = ""
     time: str = ""
     language: str = ""
+    rejected: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -138,6 +140,7 @@ class Task:
         domain: domain tag.
         language: language tag.
         choices: the closed vocabulary of the answers, for scoring by likelihood; empty where there is none.
+        heldout: samples like the training ones, kept apart to measure the loss on them (captions, documents).
     """
 
     name: str
@@ -150,3 +153,4 @@ class Task:
     domain: str = ""
     language: str = ""
     choices: tuple[str, ...] = ()
+    heldout: Samples = ()

@@ -29,15 +29,16 @@ class Undefined(Exception):
 def learned_at(matrix: Matrix) -> dict[int, int]:
     """Which row taught which column: {column: row}, in the order of the rows.
 
-    Stages are matched to tasks by name; of repeated stages the first counts. They are matched by position if no name
-    matches, and in a square matrix in which only some match, each at its own position. Columns without a stage are
-    probes, or tasks still to come: the metrics leave them out.
+    Stages are matched to tasks by name, where `a+b` is a stage that taught both; of repeated stages the first counts.
+    They are matched by position if no name matches, and in a square matrix in which only some match, each at its own
+    position. Columns without a stage are probes, or tasks still to come: the metrics leave them out.
     """
     column = {task: index for index, task in enumerate(matrix.tasks)}
     named: dict[int, int] = {}
     for row, stage in enumerate(matrix.stages):
-        if stage in column:
-            named.setdefault(column[stage], row)
+        for part in [stage] if stage in column else stage.split("+"):
+            if part in column:
+                named.setdefault(column[part], row)
     misnamed = len(matrix.stages) == len(matrix.tasks) and not column.keys() >= set(matrix.stages)
     if not named or (misnamed and all(task == row for task, row in named.items())):
         return {index: index for index in range(min(len(matrix.stages), len(matrix.tasks)))}
@@ -48,7 +49,8 @@ def notes(matrix: Matrix) -> list[str]:
     """What a reader of the metrics has to know about how the matrix was read; empty where nothing was assumed."""
     found: list[str] = []
     learned = learned_at(matrix)
-    if any(matrix.tasks[task] != matrix.stages[row] for task, row in learned.items()):
+    names = {row: (stage, *stage.split("+")) for row, stage in enumerate(matrix.stages)}
+    if any(matrix.tasks[task] not in names[row] for task, row in learned.items()):
         found.append("stages are not named like the tasks: stage i is taken to have taught task i")
     if left_out := [task for index, task in enumerate(matrix.tasks) if index not in learned]:
         found.append(f"no stage taught these tasks, the metrics leave them out: {', '.join(left_out)}")

@@ -121,6 +121,9 @@ class Replay(Method):
             feature_dtype=feature_dtype,
             seed=seed,
         )
+        # Rows alone are replayed on any stream; a teacher is the model as it was before a task.
+        teaches = distill_features > 0 or (distill_logits > 0 and teacher == "previous") or store == "question"
+        self.needs_boundaries = teaches  # type: ignore[misc]
         self._task = ""
         self._own: list[Sample] = []
         self._pairs: list[Sample] | None = None

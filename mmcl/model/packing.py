@@ -100,11 +100,11 @@ def _first_target(item: Item) -> int:
 def documents(items: Iterable[Item], row_tokens: int, look: Look = "causal") -> list[Document]:
     """Group items by route, images and what the projector reads beside them, in order of first appearance.
 
-    A document longer than a row is cut in several. Where an image sees the question, nothing can be shared: each item
-    is a document of its own.
+    A document longer than a row is cut in several, but not between items of the same sample. Where an image sees the
+    question, nothing can be shared: each item is a document of its own.
     """
     if look == "prefix":
-        return [Document((item,), 0) for item in items]
+        return [Document(tuple(unit), 0) for unit in _units(items)]
     groups: dict[tuple[object, ...], list[Item]] = {}
     for item in items:
         key = (tuple(image.digest for image in item.sample.images), item.texts, item.route)
@@ -114,14 +114,27 @@ def documents(items: Iterable[Item], row_tokens: int, look: Look = "causal") -> 
         chosen: list[Item] = []
         length = 0
         prefix = common_prefix(group)
-        for item in group:
-            if chosen and prefix + length + len(item.ids) - prefix > row_tokens:
+        for unit in _units(group):
+            own = sum(len(item.ids) - prefix for item in unit)
+            if chosen and prefix + length + own > row_tokens:
                 result.append(Document(tuple(chosen), prefix))
                 chosen, length = [], 0
-            chosen.append(item)
-            length += len(item.ids) - prefix
+            chosen += unit
+            length += own
         result.append(Document(tuple(chosen), prefix))
     return result
+
+
+def _units(items: Iterable[Item]) -> list[list[Item]]:
+    """Runs of items of the same sample (the answers of a preference pair), whose loss needs them in one batch."""
+    units: list[list[Item]] = []
+    for item in items:
+        last = units[-1][-1].sample if units else None
+        if last is not None and item.sample.rejected and (last.task, last.id) == (item.sample.task, item.sample.id):
+            units[-1].append(item)
+        else:
+            units.append([item])
+    return units
 
 
 def rows(docs: Sequence[Document], row_tokens: int) -> list[list[Document]]:
@@ -300,13 +313,15 @@ def padded(items: Sequence[Item], *, row_tokens: int, pad: int, look: Look = "ca
     """One row per sample, padded on the right; as many rows per batch as fit `row_tokens` (at least one)."""
     batches: list[Batch] = []
     chosen: list[Item] = []
-    for item in sorted(items, key=lambda item: -len(item.ids)):
+    longest = 0
+    for unit in sorted(_units(items), key=lambda unit: -max(len(item.ids) for item in unit)):
+        longest = longest or max(len(item.ids) for item in unit)
         if chosen and (
-            item.route.adapters != chosen[0].route.adapters or (len(chosen) + 1) * len(chosen[0].ids) > row_tokens
+            unit[0].route.adapters != chosen[0].route.adapters or (len(chosen) + len(unit)) * longest > row_tokens
         ):
             batches.append(_padded(chosen, pad, look))
-            chosen = []
-        chosen.append(item)
+            chosen, longest = [], max(len(item.ids) for item in unit)
+        chosen += unit
     if chosen:
         batches.append(_padded(chosen, pad, look))
     return batches

@@ -28,6 +28,8 @@ PLUGIN_FIELDS: Mapping[str, str] = {
     "encoder": "encoders",
     "projector": "projectors",
     "stream": "streams",
+    "probes": "streams",
+    "objective": "objectives",
     "methods": "methods",
 }
 """Fields that hold plug-ins, with the kind."""
@@ -114,7 +116,8 @@ class _Reader:
             return self.plugin(PLUGIN_FIELDS[name], data, where)
         if entry is PluginSpec:
             specs = self.sequence(lambda item, path: self.plugin(PLUGIN_FIELDS[name], item, path), data, where)
-            self.problems += self.clashes(specs, where)
+            if name == "methods":
+                self.problems += self.clashes(specs, where)
             return specs
         if dataclasses.is_dataclass(entry) and entry is kind:
             return self.record(entry, data, where)

@@ -191,6 +191,11 @@ class EvaluateSpec:
         row_tokens: tokens per packed row; None: 1024 on a CPU, 8192 on an accelerator, with the same results.
         answers: `greedy` writes the answer freely; `likelihood` takes the most likely one of the task's choices, or of
             the answers of its training set. Scores of the two can't be compared.
+        choices: what `likelihood` chooses from: the `task`'s own choices, or those of all tasks `seen` so far (class-
+            incremental: an old class can be a wrong answer to a question about a new one).
+        corpus_loss: samples on which the loss of each corpus (`align`, `pretrain`, `domain`) is measured after every
+            stage, held-out ones where the stream has some, else training samples; 0 for none.
+        curve: measure the task being trained so many times while it trains, for a learning curve.
         reuse: take over answers that are provably the same as at an earlier stage (same weights, route and prompt);
             False asks every question at every stage.
     """
@@ -201,7 +206,47 @@ class EvaluateSpec:
     sample: int | None = _bounded(None, least=1)
     row_tokens: int | None = _bounded(None, least=1)
     answers: Literal["greedy", "likelihood"] = "greedy"
+    choices: Literal["task", "seen"] = "task"
     reuse: bool = True
+    corpus_loss: int = _bounded(64, least=0)
+    curve: int = _bounded(0, least=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingSpec:
+    """How the stream's tasks come.
+
+    Attributes:
+        order: `time` sorts by the tasks' period tags, `random` shuffles by the recipe's seed.
+        cycles: how often the tasks come. A task that returns is a version with a column of its own (`NAME-2`).
+        boundaries: between tasks: `clear`; `blurry`, where the share `leak` of a task trains with its neighbours; or
+            `none`, where one task fades into the next. Methods that need boundaries refuse the last two.
+        leak: share of a task's training samples that train with its neighbours.
+    """
+
+    order: Literal["given", "reversed", "random", "time"] = "given"
+    cycles: int = _bounded(1, least=1)
+    boundaries: Literal["clear", "blurry", "none"] = "clear"
+    leak: float = _bounded(0.2, least=0, most=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectSpec:
+    """Which of a stage's samples are worth training on; what is left out is listed in the stage's manifest.
+
+    Attributes:
+        dedupe: leave out samples whose images and texts occurred before, in this stage or an earlier one.
+        min_words: fewest words in the supervised text.
+        max_words: most words in the whole conversation.
+        min_loss: lowest loss per token before the stage; easier samples are left out.
+        max_loss: highest loss per token before the stage; noise is left out.
+    """
+
+    dedupe: bool = False
+    min_words: int | None = _bounded(None, least=1)
+    max_words: int | None = _bounded(None, least=1)
+    min_loss: float | None = _bounded(None, least=0)
+    max_loss: float | None = _bounded(None, above=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,16 +256,22 @@ class StageSpec:
     Attributes:
         kind: place on the vertical axis.
         tasks: names of the tasks in order; None means all tasks of the stream that are meant for this kind.
+        together: train the tasks as one, each with its own column.
         methods: continual-learning methods; None means the recipe's.
+        objective: what is trained; None means the kind's.
         train: keys of `TrainSpec` that differ from the recipe's.
         trainable: parts that train; None means `model.train`.
+        select: which samples are trained on; None means all.
     """
 
     kind: StageKind = "instruct"
     tasks: tuple[str, ...] | None = None
+    together: bool = False
     methods: tuple[PluginSpec, ...] | None = None
+    objective: PluginSpec | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
     trainable: tuple[str, ...] | None = None
+    select: SelectSpec | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +283,9 @@ class Recipe:
         seed: of everything random that has no seed of its own.
         model: the assembly.
         stream: the tasks.
+        setting: how they come.
+        probes: streams whose test questions are asked after every stage to see what general ability is lost; they are
+            reported apart from the matrix, and never trained on.
         stages: in order.
         methods: continual-learning methods, composed in order.
         train: how stages train.
@@ -244,6 +298,8 @@ class Recipe:
     seed: int = _bounded(0, least=0)
     model: ModelSpec
     stream: PluginSpec
+    setting: SettingSpec = SettingSpec()
+    probes: tuple[PluginSpec, ...] = ()
     stages: tuple[StageSpec, ...] = (StageSpec(),)
     methods: tuple[PluginSpec, ...] = (PluginSpec("finetune"),)
     train: TrainSpec = TrainSpec()

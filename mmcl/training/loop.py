@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
+from mmcl.data.setting import ORIGIN
 from mmcl.data.types import Sample, Samples, Task
 from mmcl.errors import UserError
 from mmcl.model.features import preload
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from mmcl.progress import Progress
     from mmcl.recipe.spec import TrainSpec
 
+T = TypeVar("T")
+
 
 @dataclass
 class Cost:
@@ -42,6 +46,7 @@ class Cost:
         tokens: positions that went through the language model, padding not counted.
         steps: optimiser steps.
         losses: the loss of each step.
+        mixture: how many of the samples came from which task.
     """
 
     seconds: float = 0.0
@@ -49,6 +54,7 @@ class Cost:
     tokens: int = 0
     steps: int = 0
     losses: list[float] = field(default_factory=list)
+    mixture: Counter[str] = field(default_factory=Counter)
 
 
 def train_task(
@@ -76,6 +82,8 @@ def train_task(
         optimiser = make_optimiser(parameters, spec)
         schedule = make_schedule(optimiser, spec, len(plan))
         preload(model, plan, progress, label)
+        everything = list({id(sample): sample for samples in plan for sample in samples}.values())
+        objective.begin(model, everything, methods.assign(model, everything))
         losses: list[torch.Tensor] = []
         # No thread prepares the rows: an accelerator still works on the step before while this goes on, and on a CPU
         # a second thread's pool costs the first one's matrix products a quarter of their speed.
@@ -93,6 +101,7 @@ def train_task(
             optimiser.zero_grad(set_to_none=True)
             cost.steps += 1
             cost.samples += len(samples)
+            cost.mixture.update(str(sample.metadata.get(ORIGIN, sample.task)) for sample in samples)
             cost.tokens += sum(sum(batch.lengths) for batch in batches)
         cost.losses.append(finite(losses[-1], task, cost.steps))
     cost.seconds = time.perf_counter() - started
@@ -168,11 +177,12 @@ def make_schedule(optimiser: torch.optim.Optimizer, spec: TrainSpec, steps: int)
 
 def prepare(model: Assembly, methods: Methods, objective: Objective, samples: Samples, spec: TrainSpec) -> list[Batch]:
     """Routes, tokens and rows of one optimiser step."""
+    rows = [row for sample in samples for row in objective.rows(sample)]
     return model.pack(
-        samples,
-        methods.assign(model, samples),
+        rows,
+        methods.assign(model, rows),
         row_tokens=spec.row_tokens,
-        supervise=[objective.supervise(sample) for sample in samples],
+        supervise=[objective.supervise(row) for row in rows],
     )
 
 
@@ -184,7 +194,7 @@ def backward(
     accelerator: Accelerator,
 ) -> torch.Tensor:
     """Accumulate the gradient of one optimiser step over this process's share of the batches; returns the loss."""
-    said = [{TASK_LOSS: float(len(batch.targets)), **methods.loss_counts(batch)} for batch in batches]
+    said = [{**_own(objective.counts(batch)), **methods.loss_counts(batch)} for batch in batches]
     counts: dict[str, float] = {}
     for of_batch in said:
         for part, count in of_batch.items():
@@ -194,7 +204,7 @@ def backward(
     for batch in mine(batches, accelerator):
         batch = on_device(batch, model.device)
         out = model.forward(batch, hidden=methods.needs_hidden())
-        parts = {TASK_LOSS: objective.loss(model, batch, out), **methods.loss(model, batch, out)}
+        parts = {**_own(objective.loss(model, batch, out)), **methods.loss(model, batch, out)}
         loss = torch.stack([part.total / counts[name] for name, part in parts.items() if counts[name]]).sum()
         if loss.requires_grad:  # text-only or replayed rows may reach nothing that trains
             accelerator.backward(loss)
@@ -203,6 +213,11 @@ def backward(
     if accelerator.num_processes > 1:
         total = accelerator.reduce(total, reduction="sum")
     return total
+
+
+def _own(parts: Mapping[str, T]) -> dict[str, T]:
+    """The objective's parts under names that no method's part has."""
+    return {f"{TASK_LOSS}.{name}": part for name, part in parts.items()}
 
 
 def finite(loss: torch.Tensor, task: Task, step: int) -> float:

@@ -11,7 +11,7 @@ from mmcl.errors import UserError
 from mmcl.protocols import BASE, Batch, LossSum, Method, Model, Output, Route
 
 TASK_LOSS = "task"
-"""Name of the objective's own part of the loss."""
+"""The objective's own parts of the loss begin with this, as a method's begin with its name."""
 
 
 class Methods:

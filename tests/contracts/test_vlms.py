@@ -60,7 +60,7 @@ def loss_and_gradient(model: Assembly) -> tuple[float, dict[str, torch.Tensor]]:
     model.train()
     total = 0.0
     for batch in model.pack(samples(), row_tokens=400):
-        loss = Answers().loss(model, batch, model.forward(batch)).total
+        loss = Answers().loss(model, batch, model.forward(batch))["tokens"].total
         loss.backward()
         total += loss.item()
     return total, {name: p.grad for name, p in model.trainable().items() if p.grad is not None}

@@ -81,7 +81,7 @@ def loss_and_gradient(
     batches = model.pack(samples, row_tokens=200, supervise=[objective.supervise(sample) for sample in samples])
     total, count = 0.0, 0.0
     for batch in batches:
-        part = objective.loss(model, batch, model.forward(batch))
+        part = objective.loss(model, batch, model.forward(batch))["tokens"]
         part.total.backward()
         total, count = total + part.total.item(), count + part.count
     gradient = torch.cat([p.grad.flatten() for p in model.trainable().values() if p.grad is not None])

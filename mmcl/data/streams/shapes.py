@@ -184,7 +184,8 @@ class Shapes:
             rng = self._rng(name)
             train = self._samples(name, base, self.train_size, books[base], rng, train=True)
             test = self._samples(name, base, self.test_size, books[base], rng, train=False)
-            made[name] = Task(name=name, train=train, test=test, metric="exact")
+            choices = tuple(dict.fromkeys(books[base].values()))
+            made[name] = Task(name=name, train=train, test=test, metric="exact", choices=choices)
         result = [made[name] for name in self.names]  # a task is the same in every order
         if self.captions:
             result.insert(0, Task(name=CAPTIONS, train=self._captions(), kind="align"))

@@ -123,7 +123,7 @@ def test_rows_hold_images_of_different_lengths(model: Assembly) -> None:
         total = 0.0
         for group in groups:
             for batch in model.pack([given[k] for k in group], [routes[k] for k in group]):
-                loss = Answers().loss(model, batch, model.forward(batch)).total
+                loss = Answers().loss(model, batch, model.forward(batch))["tokens"].total
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += float(loss.detach())
         gradient = [p.grad.flatten() for p in model.trainable().values() if p.grad is not None]

@@ -46,7 +46,7 @@ def losses_and_gradients(model: Assembly) -> tuple[float, dict[str, Tensor]]:
     model.train()
     total = 0.0
     for batch in model.pack(samples):
-        loss = Answers().loss(model, batch, model.forward(batch)).total
+        loss = Answers().loss(model, batch, model.forward(batch))["tokens"].total
         loss.backward()
         total += loss.item()
     return total, {name: p.grad for name, p in model.trainable().items() if p.grad is not None}

@@ -52,7 +52,7 @@ def samples() -> list[Sample]:
 def loss_and_gradients(assembly: Assembly) -> tuple[float, torch.Tensor]:
     total = 0.0
     for batch in assembly.pack(samples(), row_tokens=200):
-        loss = Answers().loss(assembly, batch, assembly.forward(batch)).total
+        loss = Answers().loss(assembly, batch, assembly.forward(batch))["tokens"].total
         loss.backward()
         total += loss.item()
     return total, torch.cat([p.grad.flatten() for p in assembly.trainable().values() if p.grad is not None])
