@@ -34,10 +34,12 @@ class Cells:
         folder: of the run.
         accelerator: of `accelerate`; its main process writes.
         progress: shows what goes on.
+        place: folder of a stage in which its cells lie.
     """
 
-    def __init__(self, folder: Path, accelerator: Any, progress: Progress) -> None:
+    def __init__(self, folder: Path, accelerator: Any, progress: Progress, place: str = "predictions") -> None:
         self.folder = folder
+        self.place = place
         self.accelerator = accelerator
         self.progress = progress
         self._answers = Answers()
@@ -49,7 +51,7 @@ class Cells:
 
     def path(self, stage: Stage, task: Task) -> Path:
         """What is known of the cell; its answers lie beside it, with the suffix `.jsonl`."""
-        return self.folder / stage.folder / "predictions" / f"{task.name}.json"
+        return self.folder / stage.folder / self.place / f"{task.name}.json"
 
     def score(self, stage: Stage, task: Task, recipe: Recipe) -> float | None:
         """The cell's score, if it has been measured on these questions in this way."""
@@ -64,7 +66,7 @@ class Cells:
         for stage in stages:
             self._seen[stage.hash] = [column for each in stages[: stage.index + 1] for column in each.columns]
         for folder in dict.fromkeys(stage.folder for stage in stages):
-            for path in sorted((self.folder / folder / "predictions").glob("*.json")):
+            for path in sorted((self.folder / folder / self.place).glob("*.json")):
                 about = read_json(path)
                 if about.get("shared") and about["reused"] < about["n"]:
                     self._answers.add_file(about["shared"], path.with_suffix(".jsonl"), Path(folder).name)

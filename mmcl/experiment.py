@@ -19,9 +19,11 @@ from mmcl.cells import Cells
 from mmcl.data.types import Task
 from mmcl.errors import UserError
 from mmcl.evaluation.continual import metrics_of
+from mmcl.evaluation.knowledge import changing
 from mmcl.evaluation.matrix import Matrix
 from mmcl.files import read_json, write_atomically, write_json
 from mmcl.gallery import write_thumbnails
+from mmcl.measures import Measures
 from mmcl.progress import Progress
 from mmcl.recipe import registry
 from mmcl.recipe.spec import PluginSpec, Recipe
@@ -60,6 +62,7 @@ class Experiment:
         self.accelerator = Accelerator()
         self.main = self.accelerator.is_main_process
         self.cells = Cells(folder, self.accelerator, self.progress)
+        self.measures = Measures(folder, self.accelerator, self.progress)
         self._streams: dict[str, list[Task]] = {}
 
     # -------------------------------------------------------------------------------------------------- the run
@@ -75,6 +78,7 @@ class Experiment:
         self._write_heads(plans, keep_others=only is not None)
         for _, _, stages in plans.values():
             self.cells.remember(stages)
+            self.measures.remember(stages)
         for name, (recipe, _, stages) in plans.items():
             if len(plans) > 1:
                 self.progress.message(f"variant {name}")
@@ -115,31 +119,36 @@ class Experiment:
     def _run_variant(self, name: str, recipe: Recipe, stages: list[Stage]) -> None:
         by_name = {stage.task.name: stage.task for stage in stages if stage.task}
         columns = [column for stage in stages for column in stage.columns]
+        ahead = changing(columns)
         scores: dict[str, dict[str, float]] = {}
         row0 = self._row0(recipe, stages)
         session: Session | None = None
+
+        def at(stage: Stage) -> Session:
+            nonlocal session
+            if session is None or session.at != stage.hash:
+                session = None  # before the next one takes as much memory
+                session = self.at(stage, stages, recipe)
+            return session
+
         for stage in stages:
             if not self.done(stage):
-                parent = stages[stage.index - 1]
-                if session is None or session.at != parent.hash:
-                    session = None  # before the next one takes as much memory
-                    session = self.at(parent, stages, recipe)
-                manifest = session.train(stage, by_name, self.folder)
+                manifest = at(stages[stage.index - 1]).train(stage, by_name, self.folder)
                 self._log(name, stage, manifest)
-            wanted = self._columns(stage, stages, recipe, columns, row0)
+            given = _given(stages, stage, recipe)
+            wanted = self._columns(stage, stages, recipe, columns, row0, ahead=ahead)
             missing = [task for task in wanted if self.cells.score(stage, task, recipe) is None]
             if missing:
-                if session is None or session.at != stage.hash:
-                    session = None
-                    session = self.at(stage, stages, recipe)
-                methods = Methods({}) if stage is row0 else session.active(stage)
-                measured = self.cells.measure(stage, missing, recipe, session, methods, _given(stages, stage, recipe))
+                methods = Methods({}) if stage is row0 else at(stage).active(stage)
+                measured = self.cells.measure(stage, missing, recipe, at(stage), methods, given)
                 for about in measured:
                     row = {"variant": name, "stage": stage.label, "task": about["task"], "metric": about["metric"]}
                     result = {"score": about["corpus"], "n": about["n"], "reused": about["reused"]}
                     self._append("results.jsonl", {**row, **result})
             scores[stage.hash] = {task.name: self._read_score(stage, task, recipe) for task in wanted}
             self._write_matrix(name, stages, columns, scores, row0)
+            self.measures.after(stage, stages, recipe, lambda here=stage: at(here), given)  # type: ignore[misc]
+            self.measures.write(self.home(name), stages, recipe, stages[: stage.index + 1])
         if self.main:
             write_thumbnails(self.folder, stages, columns)
 
@@ -149,15 +158,22 @@ class Experiment:
         return stages[rows[0].index - 1] if rows and recipe.evaluate.zero_shot else None
 
     def _columns(
-        self, stage: Stage, stages: Sequence[Stage], recipe: Recipe, columns: Sequence[Task], row0: Stage | None
+        self,
+        stage: Stage,
+        stages: Sequence[Stage],
+        recipe: Recipe,
+        columns: Sequence[Task],
+        row0: Stage | None,
+        *,
+        ahead: bool,
     ) -> list[Task]:
-        """The tasks to be asked after this stage."""
+        """The tasks to be asked after this stage; `ahead`: also what the next one teaches, to see what that changes."""
         rows = rows_of(stages)
         if stage is row0 or (stage in rows and recipe.evaluate.tasks == "all"):
             return list(columns)
         seen = [column for each in stages[: stage.index + 1] for column in each.columns]
         for following in stages[stage.index + 1 : stage.index + 2]:
-            if following.kind == "refine":  # what an edit starts from, so that it is seen what it changes
+            if ahead or following.kind == "refine":
                 seen += following.columns
         return seen
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 from mmcl import __version__
 from mmcl.data.types import Task
 from mmcl.errors import UserError
+from mmcl.evaluation.curve import Curve
 from mmcl.files import write_json
 from mmcl.model.build import build_model
 from mmcl.model.capability import why_not_packed
@@ -25,10 +27,11 @@ from mmcl.progress import Progress
 from mmcl.protocols import Method, Objective
 from mmcl.recipe import registry
 from mmcl.recipe.spec import PluginSpec, Recipe
-from mmcl.stages import Stage
+from mmcl.stages import Stage, asked
 from mmcl.training import checkpoint
 from mmcl.training.loop import Cost, train_task
 from mmcl.training.methods import Methods
+from mmcl.training.selection import select
 
 IMAGES_COUNTED = 64
 """Samples of a stage whose images tell how many tokens an image takes; resolutions may differ."""
@@ -103,9 +106,16 @@ class Session:
         self.model.set_trainable(stage.trainable)
         self.model.calibrate(task.train)
         seen = {name: [tasks[key] for key in self.seen.get(name, [])] for name in methods.methods}
+        objective: Objective = registry.build("objectives", stage.objective, self.recipe.folder)
+        selection: dict[str, list[str]] = {}
+        if stage.select is not None:
+            before = [sample for key in list(tasks)[: list(tasks).index(task.name)] for sample in tasks[key].train]
+            routes = methods.assign(self.model, task.train)
+            kept, selection = select(self.model, task.train, routes, stage.select, objective, earlier=before)
+            task = replace(task, train=kept)
         methods.begin_task(self.model, task, seen)
         trainable = sum(parameter.numel() for parameter in self.model.trainable().values())
-        objective: Objective = registry.build("objectives", stage.objective, self.recipe.folder)
+        curve = self._curve(stage) if self.recipe.evaluate.curve and stage.columns else None
         cost = train_task(
             self.model,
             methods,
@@ -116,6 +126,7 @@ class Session:
             rng=rng,
             progress=self.progress,
             label=stage.label,
+            watch=curve,
         )
         methods.end_task(self.model, task)
         for name in methods.methods:
@@ -123,6 +134,8 @@ class Session:
         self.at = stage.hash
         cost.seconds = time.perf_counter() - started
         manifest = self._manifest(stage, methods, objective, cost, trainable)
+        manifest["selection"] = selection
+        manifest["curve"] = curve.points if curve else []
         first = [each.train[0] for name, each in tasks.items() if any(name in names for names in self.seen.values())]
         routes = methods.assign(self.model, first)
         manifest["experts"] = {
@@ -132,6 +145,15 @@ class Session:
             self._save(stage, manifest, folder)
         self.accelerator.wait_for_everyone()
         return manifest
+
+    def _curve(self, stage: Stage) -> Curve:
+        spec = self.recipe.evaluate
+        columns = [replace(column, test=asked(column, spec)) for column in stage.columns]
+        metrics = [
+            registry.build("metrics", PluginSpec(column.metric, column.metric_options), self.recipe.folder)
+            for column in columns
+        ]
+        return Curve(columns, metrics, spec)
 
     def _manifest(
         self, stage: Stage, methods: Methods, objective: Objective, cost: Cost, trainable: int

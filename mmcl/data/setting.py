@@ -62,7 +62,7 @@ def returned(task: Task, time: int) -> Task:
     if time == 1:
         return task
     name = f"{task.name}-{time}"
-    return replace(task, name=name, train=_owned(task.train, name), test=_owned(task.test, name))
+    return replace(task, name=name, train=own(task.train, name), test=own(task.test, name))
 
 
 def together(tasks: Sequence[Task]) -> tuple[Task, tuple[Task, ...]]:
@@ -73,9 +73,9 @@ def together(tasks: Sequence[Task]) -> tuple[Task, tuple[Task, ...]]:
     if len(tasks) == 1:
         return tasks[0], (tasks[0],) if tasks[0].test else ()
     name = "+".join(task.name for task in tasks)
-    columns = tuple(replace(task, test=_owned(task.test, name)) for task in tasks if task.test)
-    train = [sample for task in tasks for sample in _owned(task.train, name)]
-    heldout = [sample for task in tasks for sample in _owned(task.heldout, name)]
+    columns = tuple(replace(task, test=own(task.test, name)) for task in tasks if task.test)
+    train = [sample for task in tasks for sample in own(task.train, name)]
+    heldout = [sample for task in tasks for sample in own(task.heldout, name)]
     return replace(tasks[0], name=name, train=train, test=(), heldout=heldout, choices=()), columns
 
 
@@ -110,7 +110,7 @@ def _ordered(tasks: list[Task], order: Order, seed: int) -> list[Task]:
     return tasks
 
 
-def _owned(samples: Samples, name: str) -> list[Sample]:
+def own(samples: Samples, name: str) -> list[Sample]:
     """The samples as rows of the task `name`."""
     return [sample if sample.task == name else _moved(sample, name) for sample in samples]
 
@@ -139,7 +139,7 @@ def _blurred(tasks: list[Task], leak: float, seed: int) -> list[Task]:
         beside = [place for place in (index - 1, index + 1) if 0 <= place < len(tasks)]
         for number, sample in enumerate(leaving):
             place = beside[number % len(beside)]
-            trains[place] += _owned([sample], tasks[place].name)
+            trains[place] += own([sample], tasks[place].name)
     return [replace(task, train=train) for task, train in zip(tasks, trains, strict=True)]
 
 
@@ -154,5 +154,5 @@ def _smooth(tasks: list[Task], seed: int) -> list[Task]:
         rng = random.Random(f"smooth {seed} {task.name}")
         for sample in _ranked(task.train, seed):
             place = min(max(int(index + rng.random() + rng.random() - 0.5), 0), len(tasks) - 1)
-            trains[place] += _owned([sample], tasks[place].name)
+            trains[place] += own([sample], tasks[place].name)
     return [replace(task, train=train) for task, train in zip(tasks, trains, strict=True)]

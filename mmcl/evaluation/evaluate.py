@@ -104,7 +104,7 @@ def evaluate_task(
     routes = methods.select(model, own)
     keys, found = _look_up(model, own, routes, spec, choices, earlier)
     todo = [k for k, known in enumerate(found) if known is None]
-    texts = _ask(model, [own[k] for k in todo], [routes[k] for k in todo], spec, choices, track)
+    texts = ask(model, [own[k] for k in todo], [routes[k] for k in todo], spec, choices, track)
     for k, text in zip(todo, texts, strict=True):
         found[k] = Known(text, stage)
     # Each process decides about its own questions; afterwards all have the same rows.
@@ -124,7 +124,7 @@ def evaluate_task(
 def answer(model: Assembly, methods: Methods, questions: Sequence[Sample], spec: EvaluateSpec) -> list[tuple[str, str]]:
     """Greedy answer and route label of each question, in order."""
     routes = methods.select(model, questions)
-    texts = _ask(model, questions, routes, spec, None, iter)
+    texts = ask(model, questions, routes, spec)
     return [(text, route.label) for text, route in zip(texts, routes, strict=True)]
 
 
@@ -146,14 +146,15 @@ def _look_up(
     return keys, [earlier.known.get(key) for key in keys]
 
 
-def _ask(
+def ask(
     model: Assembly,
     questions: Sequence[Sample],
     routes: Sequence[Route],
     spec: EvaluateSpec,
-    choices: Choices | None,
-    track: Callable[[list[Batch]], Iterable[Batch]],
+    choices: Choices | None = None,
+    track: Callable[[list[Batch]], Iterable[Batch]] = iter,
 ) -> list[str]:
+    """The answer to each question over its route: greedy, or the most likely of the choices."""
     if not questions:
         return []
     if choices is not None:

@@ -190,6 +190,7 @@ class Record:
         modality: of the sample when it was seen, whatever was kept of it.
         question: the turns before the answer.
         answer: the last assistant turn; None if it was not kept.
+        rejected: of a preference pair, the answer that was not preferred; empty for others.
         images: encoded images (`BytesImage`) or `StoredFeatures`; empty if they were not kept.
         logits: the teacher's distribution at the answer's positions, if kept.
         group: the sample's question group.
@@ -211,6 +212,7 @@ class Record:
     group: str = ""
     time: str = ""
     language: str = ""
+    rejected: str = ""
     key: int = 0
     step: int = 0
     score: float | None = None
@@ -228,7 +230,7 @@ class Record:
         kept_logits = self.logits.nbytes if self.logits is not None else 0
         return {
             "question": sum(len(turn.role) + len(turn.text.encode()) for turn in self.question),
-            "answer": len((self.answer or "").encode()),
+            "answer": len((self.answer or "").encode()) + len(self.rejected.encode()),
             "logits": kept_logits if logits is None else logits,
             "provenance": sum(len(part.encode()) for part in text) + DIGEST_BYTES * references + 4 * NUMBER_BYTES,
         }
@@ -262,6 +264,7 @@ class Record:
             group=self.group,
             time=self.time,
             language=self.language,
+            rejected=self.rejected,
             metadata={REPLAY_KEY: self.key},
         )
 
@@ -294,6 +297,7 @@ def make_record(sample: Sample, store: str, *, key: int, step: int) -> Record:
         group=sample.group,
         time=sample.time,
         language=sample.language,
+        rejected=sample.rejected if answer is not None else "",
         key=key,
         step=step,
     )

@@ -12,7 +12,7 @@ from mmcl.data.images import BytesImage
 from mmcl.data.types import ImageSource, Turn
 from mmcl.memory.records import Record, StoredFeatures, TopLogits
 
-PLAIN = ("task", "id", "modality", "answer", "group", "time", "language", "key", "step", "score", "drift")
+PLAIN = ("task", "id", "modality", "answer", "group", "time", "language", "rejected", "key", "step", "score", "drift")
 
 
 def pack_state(records: Sequence[Record], images: Mapping[str, ImageSource]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Literal
 
@@ -199,3 +200,12 @@ def unit_parameters(kind: Unit, base: nn.Module, *, rank: int, tokens: int, widt
         return sum(rank * (layer.in_features + layer.out_features) for layer in linear_layers(base).values())
     out_width = output_shape(base, tokens, width)[1]
     return rank * (width + 1) + out_width * (rank + 1)
+
+
+def expert_name(task: str, taken: Collection[str]) -> str:
+    """The task's name, with what may not stand in a module's name replaced, and told apart from names in use."""
+    name = re.sub(r"[^\w +-]", "_", task) or "_"
+    # `base` is the base projector, `default` the shared adapter; a module can't be named like a method of its parent.
+    while name in taken or name in ("base", "default") or hasattr(nn.ModuleDict(), name):
+        name += "_"
+    return name

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmcl.data.types import Samples, Task
 from mmcl.errors import Problem, UserError
-from mmcl.methods.expert_units import ResidualUnit, Unit, check_unit, make_unit, unit_parameters
+from mmcl.methods.expert_units import ResidualUnit, Unit, check_unit, expert_name, make_unit, unit_parameters
 from mmcl.methods.routers import (
     PARTS,
     Matcher,
@@ -361,15 +360,6 @@ class ProjectorExperts(Method):
         numbers = 2 + (0 if self.fallback is None else 3)
         kept = 4 * (model.encoder_info.width + text_width) + 8 * numbers if self._keeps_prototypes() else 0
         return {"parameters": parameters, "bytes": kept}
-
-
-def expert_name(task: str, taken: Mapping[str, Any]) -> str:
-    """The task's name, with what may not stand in a module's name replaced, and told apart from names in use."""
-    name = re.sub(r"[^\w +-]", "_", task) or "_"
-    # `base` is the base projector, `default` the shared adapter; a module can't be named like a method of its parent.
-    while name in taken or name in ("base", "default") or hasattr(nn.ModuleDict(), name):
-        name += "_"
-    return name
 
 
 def _sizes(model: Model) -> dict[str, int]:

@@ -236,15 +236,15 @@ class SelectSpec:
 
     Attributes:
         dedupe: leave out samples whose images and texts occurred before, in this stage or an earlier one.
-        min_words: fewest words in the supervised text.
-        max_words: most words in the whole conversation.
+        min_tokens: fewest supervised tokens.
+        max_tokens: most tokens in all, those of images included.
         min_loss: lowest loss per token before the stage; easier samples are left out.
         max_loss: highest loss per token before the stage; noise is left out.
     """
 
     dedupe: bool = False
-    min_words: int | None = _bounded(None, least=1)
-    max_words: int | None = _bounded(None, least=1)
+    min_tokens: int | None = _bounded(None, least=1)
+    max_tokens: int | None = _bounded(None, least=1)
     min_loss: float | None = _bounded(None, least=0)
     max_loss: float | None = _bounded(None, above=0)
 

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -34,6 +34,16 @@ if TYPE_CHECKING:
     from mmcl.recipe.spec import TrainSpec
 
 T = TypeVar("T")
+
+
+class Watch(Protocol):
+    """Looks at a model while it trains."""
+
+    def steps(self, total: int) -> set[int]:
+        """After how many of the `total` steps it wants to look; 0 is before the first."""
+
+    def measure(self, model: Assembly, methods: Methods, samples: int, tokens: int) -> None:
+        """Look; so many samples and tokens have been trained on."""
 
 
 @dataclass
@@ -68,8 +78,11 @@ def train_task(
     rng: random.Random,
     progress: Progress,
     label: str,
+    watch: Watch | None = None,
 ) -> Cost:
     """Train on one task. `methods.begin_task` has been called; `end_task` is the caller's.
+
+    `watch` may look at the model, but not change it: a stage that is watched ends the same.
 
     Raises:
         UserError: the task has no training samples; the loss is not finite.
@@ -84,6 +97,9 @@ def train_task(
         preload(model, plan, progress, label)
         everything = list({id(sample): sample for samples in plan for sample in samples}.values())
         objective.begin(model, everything, methods.assign(model, everything))
+        stops = watch.steps(len(plan)) if watch else set()
+        if watch and 0 in stops:
+            watch.measure(model, methods, 0, 0)
         losses: list[torch.Tensor] = []
         # No thread prepares the rows: an accelerator still works on the step before while this goes on, and on a CPU
         # a second thread's pool costs the first one's matrix products a quarter of their speed.
@@ -103,6 +119,8 @@ def train_task(
             cost.samples += len(samples)
             cost.mixture.update(str(sample.metadata.get(ORIGIN, sample.task)) for sample in samples)
             cost.tokens += sum(sum(batch.lengths) for batch in batches)
+            if watch and cost.steps in stops:
+                watch.measure(model, methods, cost.samples, cost.tokens)
         cost.losses.append(finite(losses[-1], task, cost.steps))
     cost.seconds = time.perf_counter() - started
     return cost

@@ -215,6 +215,6 @@ def test_choices_are_the_only_answers_and_are_named(tmp_path: Path) -> None:
     folder = run(tmp_path / "run", methods=["finetune"], stream=stream, evaluate=how)
     about = cells(folder)["04-count", "position"]
     assert about["answers"] == "likelihood"
-    assert about["choices"] == {"count": 4, "source": "the answers of the training set"}
+    assert about["choices"] == {"count": 4, "source": "the stream"}
     (path,) = folder.glob("stages/04-*/predictions/position.jsonl")
     assert {row.text for row, _ in read_predictions(path)} <= {"top left", "top right", "bottom left", "bottom right"}

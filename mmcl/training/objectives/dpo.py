@@ -26,7 +26,7 @@ class DPO(Objective):
 
     Args:
         beta: how strongly the model is held to the reference; larger is stronger.
-        answers_weight: weight of the preferred answer's own cross-entropy (Pang et al. 2024, 2404.19733, section 2); it
+        answers_weight: weight of the preferred answer's own cross-entropy (Pang et al. 2024, 2404.19733); it
             keeps the probability of preferred answers from falling along with that of the rejected ones.
     """
 

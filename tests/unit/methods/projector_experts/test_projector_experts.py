@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mmcl.data.types import Task
 from mmcl.errors import UserError
-from mmcl.methods.projector_experts import ProjectorExperts, expert_name
+from mmcl.methods.expert_units import expert_name
+from mmcl.methods.projector_experts import ProjectorExperts
 from mmcl.protocols import BASE, Route
 
 UNITS = ("copy", "lora", "residual")
