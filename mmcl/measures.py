@@ -110,6 +110,8 @@ class Measures:
         if not probes:
             return None
         rows = [stage for stage in done if stage.index >= _baseline(stages).index]
+        if not rows:
+            return None
         values = [[_known(self.cells.score(stage, task, recipe)) for task in probes] for stage in rows]
         return {
             "probes": [task.name for task in probes],

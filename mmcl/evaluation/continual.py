@@ -195,6 +195,18 @@ def fwt(matrix: Matrix, baseline: Reference | None) -> float:
     return _mean([_cell(matrix, row - 1, task) - _given(baseline, matrix, task, what) for task, row in new.items()])
 
 
+def transfer(matrix: Matrix) -> list[list[float | None]]:
+    """What each stage did to each task, R[i,j] - R[i-1,j]: negative where it harmed it. None where not measured.
+
+    The first stage is compared with the zero-shot row, where there is one.
+    """
+    before = [matrix.row0 or [None] * len(matrix.tasks), *matrix.values[:-1]]
+    return [
+        [None if now is None or then is None else now - then for now, then in zip(row, earlier, strict=True)]
+        for row, earlier in zip(matrix.values, before, strict=True)
+    ]
+
+
 def intransigence(matrix: Matrix, single: Reference | None) -> float:
     """How far learning a task in the stream falls short of learning it alone."""
     what = "scores of single-task models"
@@ -284,6 +296,8 @@ DEFINITIONS: dict[str, str] = {
     "al. 2018, who use the jointly trained model)",
     "forgetting_per_task": "max_{j<=l<T} R[l,j] - R[T,j] of each task learned before the last stage; FM is the mean",
     "first_minus_last_per_task": "R[j,j] - R[T,j] of each task; the mean is -BWT_T (avalanche's forgetting)",
+    "transfer": "R[i,j] - R[i-1,j] of each stage i and task j: what learning one task did to another, negative where it "
+    "harmed it; null where not measured",
     "MTIL_transfer": "mean_{j>=2} mean_{i<j} R[i,j] (ZSCL, 2303.06628)",
     "MTIL_avg": "mean of all R[i,j] (ZSCL)",
     "MTIL_last": "= ACC (ZSCL)",
@@ -340,6 +354,7 @@ def metrics_of(matrix: Matrix, baseline: Reference | None = None, single: Refere
         "DR_REM": lambda: 1 - abs(min(dr_bwt(matrix), 0.0)),
         "DR_BWT_plus": lambda: max(dr_bwt(matrix), 0.0),
         "DR_FWT": lambda: dr_fwt(matrix),
+        "transfer": lambda: transfer(matrix),
         "climb_relative_gain_percent": lambda: climb_relative_gain(matrix, start, single),
         "climb_forgetting_percent": lambda: climb_forgetting(matrix, start),
     }
