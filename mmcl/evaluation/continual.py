@@ -296,8 +296,8 @@ DEFINITIONS: dict[str, str] = {
     "al. 2018, who use the jointly trained model)",
     "forgetting_per_task": "max_{j<=l<T} R[l,j] - R[T,j] of each task learned before the last stage; FM is the mean",
     "first_minus_last_per_task": "R[j,j] - R[T,j] of each task; the mean is -BWT_T (avalanche's forgetting)",
-    "transfer": "R[i,j] - R[i-1,j] of each stage i and task j: what learning one task did to another, negative where it "
-    "harmed it; null where not measured",
+    "transfer": "R[i,j] - R[i-1,j] of each stage i and task j: what learning one task did to another, negative where "
+    "it harmed it; null where not measured",
     "MTIL_transfer": "mean_{j>=2} mean_{i<j} R[i,j] (ZSCL, 2303.06628)",
     "MTIL_avg": "mean of all R[i,j] (ZSCL)",
     "MTIL_last": "= ACC (ZSCL)",

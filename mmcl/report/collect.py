@@ -32,6 +32,7 @@ def document(folder: Path) -> dict[str, Any]:
     `matrix[i][j]` is the score in [0, 1] on task j after stage i, None where it was not measured. `cells[i][j]` says of
     how many `questions` `n` were asked, how many of these answers were `reused` from earlier stages, and the 95 %
     `interval` where not all were asked; `notes` is what a reader of the scores has to know.
+    `probes`, `losses`, `edits`, `knowledge` and `curves` are what was measured beside it, null where nothing was.
 
     Raises:
         UserError: naming file and line, if the folder is no run or a file in it is broken.
@@ -54,6 +55,7 @@ def document(folder: Path) -> dict[str, Any]:
                 {"stage": stage.name, **{key: stage.cost.get(key) for key in COST_KEYS}} for stage in variant.stages
             ],
             "routing": None if taken is None else taken.to_dict(),
+            **variant.beside.to_dict(),
         }
     return {"run": run.name, "variants": variants}
 

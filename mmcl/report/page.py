@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from mmcl.report import units
+from mmcl.report.beside import curve_chart, grids
 from mmcl.report.cells import CellInfo
 from mmcl.report.charts import Chart, Series, colour, line_chart, shape
 from mmcl.report.comparison import comparison
@@ -76,6 +77,8 @@ def view(run: Run) -> dict[str, Any]:
                 "routing": _confusion(taken[variant.name]),
                 "gallery": forgotten(variant, run.folder),
                 "behind": len(variant.rows) > 1,
+                "beside": grids(variant.beside),
+                "learning": curve_chart(variant.name, variant.beside, tasks),
             }
             for variant in run.variants
         ],

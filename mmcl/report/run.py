@@ -6,12 +6,13 @@ An unfinished run is read as far as it got: a stage without its DONE marker is n
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmcl.errors import UserError
+from mmcl.report.beside import Beside, read_beside
 from mmcl.report.cells import CellInfo, read_cells
 from mmcl.report.files import expect, need, read_lines, read_object, read_yaml, score, texts
 
@@ -52,6 +53,9 @@ class Stage:
     cells: Mapping[str, CellInfo] = field(default_factory=dict)
     """What is known of each task's cell after this stage."""
 
+    curve: Sequence[Mapping[str, Any]] = ()
+    """Points of its learning curve, if that was measured."""
+
     def answers(self, task: str) -> list[Answer]:
         """Every question asked of the task after this stage; empty where none was."""
         cell = self.cells.get(task)
@@ -85,6 +89,7 @@ class Variant:
         definitions: of the metrics.
         warnings: what a reader of the metrics has to know.
         methods: in the order in which they compose.
+        beside: what was measured beside the matrix.
     """
 
     name: str
@@ -101,6 +106,7 @@ class Variant:
     undefined: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     methods: tuple[MethodUse, ...] = ()
+    beside: Beside = field(default_factory=Beside)
 
     @property
     def oracle(self) -> tuple[str, ...]:
@@ -199,6 +205,7 @@ def _variant(folder: Path, results: Path, name: str, value: Any, where: str) -> 
         undefined=expect(metrics.get("undefined", {}), dict, str(numbers), "undefined"),
         warnings=texts(metrics, "warnings", str(numbers)) if "warnings" in metrics else (),
         methods=tuple(_method(method, where) for method in expect(entry.get("methods", []), list, where, "methods")),
+        beside=read_beside(results, {stage.label: stage.curve for stage in stages if stage.done}),
     )
 
 
@@ -264,6 +271,7 @@ def _stage(folder: Path, entry: dict[str, Any], where: str) -> Stage:
         cost={key: _number(value, str(path), f"cost.{key}") for key, value in cost.items() if value is not None},
         experts={task: expect(expert, str, str(path), f"experts.{task}") for task, expert in experts.items()},
         cells=cells,
+        curve=expect(manifest.get("curve", []), list, str(path), "curve"),
     )
 
 

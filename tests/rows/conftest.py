@@ -11,6 +11,8 @@ import pytest
 from mmcl.experiment import Experiment
 from mmcl.recipe.load import recipe_from_dict
 
+HERE = Path(__file__).parent  # where `./parts.py` is
+
 Run = Callable[..., Experiment]
 
 
@@ -60,7 +62,7 @@ def make(tmp_path: Path) -> Run:
     """An experiment on `tiny_recipe` with changes, in a folder of its own (`into`), not run yet."""
 
     def build(into: str = "run", **changes: Any) -> Experiment:
-        return Experiment(recipe_from_dict(tiny_recipe(**changes), tmp_path), tmp_path / into)
+        return Experiment(recipe_from_dict(tiny_recipe(**changes), HERE), tmp_path / into)
 
     return build
 

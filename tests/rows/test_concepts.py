@@ -24,21 +24,6 @@ from mmcl.training.objectives.answers import Answers
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
-PERIODS = '''
-from mmcl.data.types import Sample, Task, Turn
-FACTS = {"2023": {"Ann": "red", "Bob": "blue", "Cem": "green"}, "2024": {"Ann": "red", "Bob": "black", "Dee": "white"}}
-class Periods:
-    """Whose team is whose, year by year: Bob has changed, Dee is new, Cem is asked no more."""
-    def tasks(self):
-        return [self.task(year) for year in ("2024", "2023")]
-    def task(self, year):
-        rows = [(name, Turn("user", f"team of {name}?"), team) for name, team in FACTS[year].items()]
-        train = [Sample(f"{k}-{name}", year, (turn, Turn("assistant", team)), time=year)
-                 for k in range(30) for name, turn, team in rows]
-        test = [Sample(name, year, (turn,), answers=(team,), time=year) for name, turn, team in rows]
-        return Task(year, train, test, time=year, choices=("red", "blue", "green", "black", "white"))
-'''
-
 
 def read(experiment, name: str, variant: str = "") -> dict:
     home = experiment.folder / "variants" / variant if variant else experiment.folder
@@ -127,9 +112,8 @@ def test_row_06_what_the_domain_stage_is_worth(run, learnable) -> None:
     assert read(done, "matrix.json", "with")["matrix"][0][0] == last["with"]  # the curve ends where the cell is
 
 
-def test_row_07_and_row_15_time(run, tmp_path) -> None:
-    (tmp_path / "periods.py").write_text(PERIODS)
-    done = run(stream={"name": "./periods.py:Periods"}, setting__order="time")
+def test_row_07_and_row_15_time(run) -> None:
+    done = run(stream={"name": "./parts.py:Periods"}, setting__order="time")
     matrix = Matrix.read(done.folder / "matrix.json")
     assert matrix.tasks == matrix.stages == ("2023", "2024")
     _, _, planned = done.stages("default")
@@ -166,10 +150,9 @@ def test_row_09_fuar_equals_the_hand_values() -> None:
         assert value == (None if case["score"] is None else pytest.approx(case["score"])), case["id"]
 
 
-def test_row_09_a_changed_answer_is_an_update_and_no_forgetting(run, tmp_path, learnable) -> None:
-    (tmp_path / "periods.py").write_text(PERIODS)
+def test_row_09_a_changed_answer_is_an_update_and_no_forgetting(run, learnable) -> None:
     changed = learnable()
-    changed["stream"] = {"name": "./periods.py:Periods"}
+    changed["stream"] = {"name": "./parts.py:Periods"}
     done = run(setting__order="time", **changed)
     found = read(done, "knowledge.json")
     (period,) = found["periods"]

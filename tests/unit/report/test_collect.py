@@ -43,7 +43,7 @@ def test_document_has_the_documented_keys_and_the_matrix(fake_run: Any) -> None:
     assert got["run"] == "easy-vqa"
     assert list(got["variants"]) == ["finetune", "experts"]
     keys = {"tasks", "stages", "matrix", "row0", "cells", "row0_cells", "notes"}
-    keys |= {"metrics", "definitions", "cost", "routing"}
+    keys |= {"metrics", "definitions", "cost", "routing", "probes", "losses", "edits", "knowledge", "curves"}
     for name, variant in got["variants"].items():
         assert set(variant) == keys
         assert variant["tasks"] == list(fake_run.tasks)
