@@ -195,16 +195,19 @@ def fwt(matrix: Matrix, baseline: Reference | None) -> float:
     return _mean([_cell(matrix, row - 1, task) - _given(baseline, matrix, task, what) for task, row in new.items()])
 
 
-def transfer(matrix: Matrix) -> list[list[float | None]]:
-    """What each stage did to each task, R[i,j] - R[i-1,j]: negative where it harmed it. None where not measured.
+def transfer(matrix: Matrix) -> dict[str, dict[str, float]]:
+    """What each stage did to each task, R[i,j] - R[i-1,j], where both were measured: negative where it harmed it.
 
     The first stage is compared with the zero-shot row, where there is one.
     """
-    before = [matrix.row0 or [None] * len(matrix.tasks), *matrix.values[:-1]]
-    return [
-        [None if now is None or then is None else now - then for now, then in zip(row, earlier, strict=True)]
-        for row, earlier in zip(matrix.values, before, strict=True)
-    ]
+    _learned(matrix)
+    result: dict[str, dict[str, float]] = {}
+    before: Sequence[float | None] = matrix.row0 or [None] * len(matrix.tasks)
+    for stage, row in zip(matrix.stages, matrix.values, strict=True):
+        cells = zip(matrix.tasks, row, before, strict=True)
+        result[stage] = {task: now - then for task, now, then in cells if now is not None and then is not None}
+        before = row
+    return result
 
 
 def intransigence(matrix: Matrix, single: Reference | None) -> float:
@@ -297,7 +300,7 @@ DEFINITIONS: dict[str, str] = {
     "forgetting_per_task": "max_{j<=l<T} R[l,j] - R[T,j] of each task learned before the last stage; FM is the mean",
     "first_minus_last_per_task": "R[j,j] - R[T,j] of each task; the mean is -BWT_T (avalanche's forgetting)",
     "transfer": "R[i,j] - R[i-1,j] of each stage i and task j: what learning one task did to another, negative where "
-    "it harmed it; null where not measured",
+    "it harmed it",
     "MTIL_transfer": "mean_{j>=2} mean_{i<j} R[i,j] (ZSCL, 2303.06628)",
     "MTIL_avg": "mean of all R[i,j] (ZSCL)",
     "MTIL_last": "= ACC (ZSCL)",

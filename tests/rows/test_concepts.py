@@ -191,7 +191,10 @@ def test_row_10_experts_with_a_router_beside_one_shared_projector(run) -> None:
 
 def test_row_12_transfer_between_tasks_and_their_gradients() -> None:
     matrix = Matrix(["a", "b"], ["a", "b"], [[0.9, 0.2], [0.5, 0.8]], row0=[0.1, 0.1])
-    assert transfer(matrix) == [[pytest.approx(0.8), pytest.approx(0.1)], [pytest.approx(-0.4), pytest.approx(0.6)]]
+    assert transfer(matrix) == {
+        "a": {"a": pytest.approx(0.8), "b": pytest.approx(0.1)},
+        "b": {"a": pytest.approx(-0.4), "b": pytest.approx(0.6)},
+    }
     model = tiny_assembly(train=("language",))
     task, _ = tiny_tasks()
     yes, no = (
