@@ -10,6 +10,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ KINDS = ("encoders", "projectors", "methods", "streams", "formats", "metrics", "
 """Kinds of plug-ins; the group of entry points is `mmcl.<kind>`."""
 
 CORE_KEYWORDS: Mapping[str, frozenset[str]] = {
+    **{kind: frozenset({"root"}) for kind in KINDS},
     "projectors": frozenset({"root", "in_width", "out_width"}),
-    **{kind: frozenset({"root"}) for kind in KINDS if kind != "projectors"},
+    "streams": frozenset({"root", "formats"}),
 }
 """Keywords that the core gives and a recipe may not."""
 
@@ -33,7 +35,9 @@ _CHECKED_BY_BUILDING = frozenset({"methods", "metrics"})  # only their construct
 # What constructors of a kind call their own place in their messages.
 _HOMES: Mapping[str, str] = {"encoders": "model.encoder", "projectors": "model.projector", "streams": "stream"}
 
-_OFFERED = frozenset({"root", "seed"})  # for constructors that take them; whatever else the core gives is a must
+_OFFERED = frozenset(
+    {"root", "seed", "formats"}
+)  # for constructors that take them; whatever else the core gives is a must
 
 _MEMBERS: Mapping[str, tuple[str, ...]] = {
     "encoders": ("transform", "forward"),
@@ -255,7 +259,9 @@ def build(kind: str, spec: PluginSpec, folder: Path, **core: Any) -> Any:
     Args:
         kind: one of `KINDS`.
         spec: name and options.
-        folder: the recipe's folder; given to constructors that take `root`.
+        folder: the recipe's folder; given to constructors that take `root`. Streams that take `formats` are given a
+            function that makes a format from its name and options, as a recipe would write them, and a place for
+            messages.
         **core: what the core gives: `in_width` and `out_width` for projectors; `seed` (given to constructors that take
             it, unless the recipe sets it).
 
@@ -275,8 +281,17 @@ def build(kind: str, spec: PluginSpec, folder: Path, **core: Any) -> Any:
                 for index, inner in enumerate(keywords[option])
             )
     known = {parameter.name for parameter, _ in parameters(plugin)}
-    given = {key: value for key, value in {"root": folder, **core}.items() if key in known or key not in _OFFERED}
+    offered = {"root": folder, "formats": partial(_format, folder)}
+    given = {key: value for key, value in {**offered, **core}.items() if key in known or key not in _OFFERED}
     return plugin(**{**given, **keywords})
+
+
+def _format(folder: Path, data: Any, where: str) -> Any:
+    """A format by name and options."""
+    spec, problems = read("formats", data, folder, where)
+    if spec is None:
+        raise UserError(problems=problems)
+    return build("formats", spec, folder)
 
 
 # ------------------------------------------------------------------------------------------------------------- finding

@@ -21,15 +21,10 @@ def read_rows(path: Path) -> tuple[Rows, list[Problem]]:
     Returns:
         Pairs of place and row (the place counts from 1: elements of an array, lines of JSON lines), and the mistakes.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        return [], [Problem(str(path), f"the file can't be read: {error.strerror}", "check its path and its rights")]
-    except UnicodeDecodeError as error:
-        return [], [Problem(str(path), f"byte {error.start + 1} is no UTF-8", "save the file as UTF-8")]
+    text, problem = _text(path)
+    if problem:
+        return [], [problem]
     start = text.lstrip()[:1]
-    if not start:
-        return [], [Problem(str(path), "the file is empty", "it holds a JSON array of rows, or one row per line")]
     problems: list[Problem] = []
     rows: Rows = []
     values = _lines(path, text, problems) if start == "{" and _is_lines(text) else _array(path, text, problems)
@@ -41,6 +36,24 @@ def read_rows(path: Path) -> tuple[Rows, list[Problem]]:
                 Problem(f"{path}:{place}", f"the row is {kind(value)}", "every row is a JSON object: {...}")
             )
     return rows, problems
+
+
+def read_value(path: Path) -> tuple[Any, Problem | None]:
+    """The value in a JSON file, or what is wrong."""
+    text, problem = _text(path)
+    return (None, problem) if problem else _parse(path, text, 1)
+
+
+def _text(path: Path) -> tuple[str, Problem | None]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        return "", Problem(str(path), f"the file can't be read: {error.strerror}", "check its path and its rights")
+    except UnicodeDecodeError as error:
+        return "", Problem(str(path), f"byte {error.start + 1} is no UTF-8", "save the file as UTF-8")
+    if not text.strip():
+        return "", Problem(str(path), "the file is empty", "it holds a JSON array of rows, or one row per line")
+    return text, None
 
 
 def kind(value: object) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mmcl.data.formats.json_rows import read_rows
 from mmcl.data.formats.llava_row import Ids, ImageFolder, Mistake, Row, Split
-from mmcl.data.types import Sample
+from mmcl.data.formats.preference import unpaired
+from mmcl.data.types import Sample, Turn
 from mmcl.errors import Problem, UserError
 
 SHOWN = 10
@@ -27,6 +28,8 @@ class LlavaJSON:
     reference where there is no other. A `text` without any `<image>` gets `<image>` and a line end in front for each
     image, as LLaVA's evaluation does it. A training row has to have its placeholders: a missing one is a mistake.
 
+    Preference pairs have `chosen` and `rejected` answers beside the question (`mmcl.data.formats.preference`).
+
     All other keys are kept in the sample's metadata.
 
     Args:
@@ -35,12 +38,14 @@ class LlavaJSON:
         ids: `file` takes `id` (training) or `question_id` (test) and refuses duplicates; `row` numbers the rows and
             keeps what the file says in the metadata. A row without an id gets its number.
         group: key of the row whose value is the sample's group; empty for none.
+        suffix: put after every user turn.
     """
 
-    def __init__(self, *, split: Split = "auto", ids: Ids = "file", group: str = "") -> None:
+    def __init__(self, *, split: Split = "auto", ids: Ids = "file", group: str = "", suffix: str = "") -> None:
         self.split = split
         self.ids = ids
         self.group = group
+        self.suffix = suffix
 
     def sniff(self, path: Path) -> bool:
         """Whether the first 64 kB look like rows with conversations or questions."""
@@ -79,9 +84,14 @@ class LlavaJSON:
         first: dict[str, int] = {}  # id -> place
         mistakes: list[Mistake] = []
         for place, data in rows:
+            data, rejected, wrong = unpaired(data)
             row = Row(data, place, self.split, folder)
+            if wrong:
+                row.wrong(*wrong, "a preference pair has a question, a `chosen` and a `rejected` answer")
             sample = row.sample(task, self.ids, self.group)
-            samples.append(sample)
+            if self.suffix:
+                sample = sample.replace(turns=tuple(self._ended(turn) for turn in sample.turns))
+            samples.append(sample.replace(rejected=rejected) if rejected else sample)
             if sample.id in first:
                 row.wrong(
                     row.id_key,
@@ -90,10 +100,13 @@ class LlavaJSON:
                 )
             first.setdefault(sample.id, place)
             mistakes += row.mistakes
-        return samples, [*problems, *_listed(path, mistakes), *folder.problems(path)]
+        return samples, [*problems, *listed(path, mistakes), *folder.problems(path)]
+
+    def _ended(self, turn: Turn) -> Turn:
+        return Turn("user", turn.text + self.suffix) if turn.role == "user" else turn
 
 
-def _listed(path: Path, mistakes: Sequence[Mistake]) -> list[Problem]:
+def listed(path: Path, mistakes: Sequence[Mistake]) -> list[Problem]:
     """Problems in the order of the rows; of each kind the first ones and how many more there are."""
     counts: dict[str, int] = {}
     problems = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from mmcl.data.streams.emoji import PERIODS, WHAT, Emoji
@@ -48,7 +50,7 @@ def test_what_is_newest_changes_and_says_so() -> None:
     assert {sample.metadata["knowledge"] for sample in facts[0]} == {"new"}
     assert {sample.metadata["knowledge"] for sample in facts[1]} <= {"updated", "invariant"}
     answers = [{sample.question: sample.answers[0] for sample in group} for group in facts]
-    assert all(int(later[q]) >= int(earlier[q]) for earlier, later in zip(answers, answers[1:]) for q in earlier)
+    assert all(int(later[q]) >= int(earlier[q]) for earlier, later in pairwise(answers) for q in earlier)
     found = changes([task.__class__(task.name, (), [s.replace(metadata={}) for s in task.test]) for task in tasks])
     for tags, group in zip(found, facts, strict=True):  # the stream's own word is what would be found out without it
         assert {sample.id: sample.metadata["knowledge"] for sample in group} == {s.id: tags[s.id] for s in group}
