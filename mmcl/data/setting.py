@@ -29,7 +29,9 @@ _DATE = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2})(?:[T ].*)?)?)?", re.ASCII
 def arrange(
     tasks: Sequence[Task], *, order: Order, cycles: int, boundaries: Boundaries, leak: float, seed: int
 ) -> list[Task]:
-    """The tasks as the setting wants them. Tasks of each kind are arranged among themselves, in the kinds' places.
+    """The tasks as the setting wants them.
+
+    Tasks of each kind are arranged among themselves, in the kinds' places. Those of an alignment stay as they are.
 
     Args:
         tasks: of a stream.
@@ -47,7 +49,11 @@ def arrange(
     kinds = list(dict.fromkeys(task.kind for task in tasks))
     result: list[Task] = []
     for kind in kinds:
-        group = _ordered([task for task in tasks if task.kind == kind], order, seed)
+        group = [task for task in tasks if task.kind == kind]
+        if kind == "align":
+            result += group
+            continue
+        group = _ordered(group, order, seed)
         group = [returned(task, time) for time in range(1, cycles + 1) for task in group]
         if boundaries == "blurry":
             group = _blurred(group, leak, seed)
@@ -62,7 +68,11 @@ def returned(task: Task, time: int) -> Task:
     if time == 1:
         return task
     name = f"{task.name}-{time}"
-    return replace(task, name=name, train=own(task.train, name), test=own(task.test, name))
+    train, test = (
+        [sample.replace(task=name, metadata={**sample.metadata, ORIGIN: task.name}) for sample in samples]
+        for samples in (task.train, task.test)
+    )
+    return replace(task, name=name, train=train, test=test)
 
 
 def together(tasks: Sequence[Task]) -> tuple[Task, tuple[Task, ...]]:

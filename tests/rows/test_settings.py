@@ -128,6 +128,9 @@ def test_row_42_versions_of_a_task_have_columns_of_their_own(run) -> None:
     assert matrix(returned).tasks == ("colour", "position", "colour-2", "position-2")
     assert [len(row) for row in matrix(returned).values] == [4] * 4
     assert manifest(returned, "03-colour-2")["mixture"] == {"colour": 32}
+    both = setting(shapes(captions=8), cycles=2, boundaries="blurry", leak=0.5)
+    assert [task.name for task in both if task.kind == "align"] == ["captions"]
+    assert all(len({sample.id for sample in task.train}) == len(task.train) for task in both)
 
 
 def test_row_43_several_data_sets_in_one_stage(run) -> None:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from mmcl.data.streams.emoji_glyphs import CATEGORIES, Glyph, Rendering, Style, glyphs
-from mmcl.data.types import IMAGE_PLACEHOLDER, Sample, Task, Turn
+from mmcl.data.types import IMAGE_PLACEHOLDER, Sample, StageKind, Task, Turn
 from mmcl.errors import Problem, UserError
 
 Shift = Literal["temporal", "content", "language", "domain"]
-Form = Literal["caption", "vqa", "classification"]
+Form = Literal["caption", "vqa", "classification", "edit", "preference"]
 Part = Literal["train", "test"]
 
 PERIODS: Mapping[str, tuple[int, int]] = {
@@ -58,6 +58,12 @@ class _Plan:
     period: str = ""
 
 
+def _new_name(glyph: Glyph, seed: int) -> str:
+    """A made-up word, the same on every machine."""
+    rng = random.Random(f"{seed} {glyph.character} name")
+    return "".join(rng.choice("bdfklmnprstvz") + rng.choice("aeiou") for _ in range(3))
+
+
 def _things(candidates: Iterable[Glyph]) -> list[Glyph]:
     """Without signs, whose names do not say what is seen."""
     return [glyph for glyph in candidates if glyph.category != "symbols"]
@@ -81,7 +87,11 @@ class Emoji:
     Args:
         shift: what changes from task to task.
         form: `caption` asks for a description; `vqa` for name, category and yes or no; `classification` for a name
-            out of the task's names, which are its `choices`.
+            out of the task's names, which are its `choices`; `edit` corrects names to made-up ones (for a stage
+            `refine`, with rephrasings and unrelated questions in the test); `preference` prefers short answers to
+            long ones (for a stage `prefer`).
+        kind: stage kind that the tasks are meant for; by default `refine` and `prefer` for those two forms.
+        prefix: put before the names of the tasks.
         tasks: periods, categories, languages or styles, in order; None for the usual ones.
         glyphs: emoji per task, at most.
         views: training drawings of each emoji.
@@ -102,6 +112,8 @@ class Emoji:
         test_views: int = 2,
         captions: int = 0,
         image_size: int = 64,
+        kind: StageKind | None = None,
+        prefix: str = "",
         seed: int = 0,
     ) -> None:
         usual: Mapping[Shift, Sequence[str]] = {
@@ -127,6 +139,8 @@ class Emoji:
         self.shift, self.form, self.names = shift, form, names
         self.glyphs, self.views, self.test_views = glyphs, views, test_views
         self.captions, self.image_size, self.seed = captions, image_size, seed
+        usual_kind: Mapping[Form, StageKind] = {"edit": "refine", "preference": "prefer"}
+        self.kind, self.prefix = kind or usual_kind.get(form, "instruct"), prefix
 
     def tasks(self) -> Sequence[Task]:
         """The tasks in order, the captions first.
@@ -185,12 +199,15 @@ class Emoji:
         if self.shift == "temporal" and self.form == "vqa":
             train += [sample for n in range(self.views) for sample in self._facts(plan, place, plans, n, "train")]
             test += self._facts(plan, place, plans, 0, "test")
+        if self.form == "edit":
+            test += self._bystanders(plan)
         names = dict.fromkeys(glyph.names[plan.language] for glyph in plan.glyphs)
         return Task(
-            name=plan.name,
+            name=self.prefix + plan.name,
             train=train,
             test=test,
             metric="exact",
+            kind=self.kind,
             time=plan.period,
             domain=plan.name if self.shift in ("content", "domain") else "",
             language=plan.language,
@@ -203,6 +220,11 @@ class Emoji:
         questions = [(WHAT[plan.language], name, "name")]
         if self.form == "caption":
             questions = [("Describe the image.", name, "caption")]
+        elif self.form == "edit":
+            name = _new_name(glyph, self.seed)
+            questions = [(WHAT[plan.language], name, "edit")]
+            if part == "test":
+                questions.append(("Name this.", name, "rephrase"))
         elif self.form == "vqa" and plan.language == "en":
             rng = random.Random(f"{self.seed} {glyph.character} {number}")
             others = [other.names["en"] for other in plan.glyphs if other is not glyph]
@@ -212,8 +234,35 @@ class Emoji:
         image = Rendering(glyph.character, number, plan.style, self.image_size)
         key = f"{part}-{ord(glyph.character):X}-{number}"
         return [
-            self._sample(plan, f"{key}-{group}", f"{IMAGE_PLACEHOLDER}\n{text}", answer, group, part, image=image)
+            self._sample(
+                plan,
+                f"{key}-{group}",
+                f"{IMAGE_PLACEHOLDER}\n{text}",
+                answer,
+                group,
+                part,
+                image=image,
+                rejected=f"I believe that this could be a picture of: {name}" if self.form == "preference" else "",
+            )
             for text, answer, group in questions
+        ]
+
+    def _bystanders(self, plan: _Plan) -> list[Sample]:
+        """Questions about other emoji, whose answers an edit should leave as they are."""
+        edited = {glyph.character for glyph in plan.glyphs}
+        others = [glyph for glyph in _things(glyphs()) if glyph.character not in edited]
+        asked = f"{IMAGE_PLACEHOLDER}\n{WHAT[plan.language]}"
+        return [
+            self._sample(
+                plan,
+                f"test-{ord(glyph.character):X}-locality",
+                asked,
+                glyph.names["en"],
+                "locality",
+                "test",
+                image=Rendering(glyph.character, self.views, plan.style, self.image_size),
+            )
+            for glyph in self._ranked(others)[: 2 * len(plan.glyphs)]
         ]
 
     def _facts(self, plan: _Plan, place: int, plans: Sequence[_Plan], number: int, part: Part) -> list[Sample]:
@@ -243,18 +292,20 @@ class Emoji:
         part: Part,
         *,
         image: Rendering | None = None,
+        rejected: str = "",
         metadata: Mapping[str, Any] | None = None,
     ) -> Sample:
         asked = Turn("user", text)
         return Sample(
             id=key,
-            task=plan.name,
+            task=self.prefix + plan.name if plan.name != CAPTIONS else CAPTIONS,
             turns=(asked, Turn("assistant", answer)) if part == "train" else (asked,),
             images=(image,) if image else (),
             answers=() if part == "train" else (answer,),
             group=group,
             time=plan.period,
             language=plan.language,
+            rejected=rejected if part == "train" else "",
             metadata=metadata or {},
         )
 
