@@ -101,7 +101,8 @@ def curve_chart(name: str, beside: Beside, tasks: Sequence[str]) -> Chart | None
         if task in tasks
     ]
     stops = tuple(f"{100 * part / (parts - 1):.0f} %" for part in range(parts))
-    return line_chart(f"{name}: while training, %", series, stops, top=1.0, show=lambda value: units.percent(value, 0))
+    title, axis = f"{name}: while training, %", "of the stage's samples"
+    return line_chart(title, series, stops, top=1.0, show=lambda value: units.percent(value, 0), x_title=axis)
 
 
 def _probes(document: Mapping[str, Any]) -> Grid:

@@ -100,6 +100,7 @@ def line_chart(
     direct: bool = True,
     width: int = WIDTH,
     height: int = HEIGHT,
+    x_title: str = "after stage",
 ) -> Chart:
     """Lay a chart out.
 
@@ -113,6 +114,7 @@ def line_chart(
         direct: label the lines at their ends (where they have room).
         width: of the viewBox, in px at scale 1.
         height: of the viewBox.
+        x_title: names what the x axis shows.
     """
     values = [value for line in series for value in line.values if value is not None]
     ticks = [tick * unit for tick in nice_ticks((top if top is not None else max(values, default=unit)) / unit)]
@@ -164,7 +166,7 @@ def line_chart(
             if fits or place % every == 0
         ),
         y_ticks=tuple((y(tick), label) for tick, label in zip(ticks, y_labels, strict=True)),
-        x_title="after stage",
+        x_title=x_title,
         lines=tuple(lines),
     )
 

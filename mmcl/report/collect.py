@@ -9,7 +9,7 @@ from typing import Any
 from mmcl.report.cells import CellInfo
 from mmcl.report.routing import routing
 from mmcl.report.run import read_run
-from mmcl.report.summary import sampling
+from mmcl.report.summary import front, sampling
 
 COST_KEYS = (
     "seconds",
@@ -32,6 +32,7 @@ def document(folder: Path) -> dict[str, Any]:
     `matrix[i][j]` is the score in [0, 1] on task j after stage i, None where it was not measured. `cells[i][j]` says of
     how many `questions` `n` were asked, how many of these answers were `reused` from earlier stages, and the 95 %
     `interval` where not all were asked; `notes` is what a reader of the scores has to know.
+    `front` names the variants that no other one beats in accuracy, learning and forgetting at once.
     `probes`, `losses`, `edits`, `knowledge` and `curves` are what was measured beside it, null where nothing was.
 
     Raises:
@@ -57,7 +58,7 @@ def document(folder: Path) -> dict[str, Any]:
             "routing": None if taken is None else taken.to_dict(),
             **variant.beside.to_dict(),
         }
-    return {"run": run.name, "variants": variants}
+    return {"run": run.name, "variants": variants, "front": front(run)}
 
 
 def _cells(tasks: Sequence[str], cells: Mapping[str, CellInfo]) -> list[dict[str, Any] | None]:

@@ -10,7 +10,7 @@ from typing import Any
 from mmcl.report import units
 from mmcl.report.charts import CHARACTER, Chart, Line, Point, colour, nice_ticks, shape, short, spread_labels
 from mmcl.report.run import Run, Variant
-from mmcl.report.summary import averages
+from mmcl.report.summary import averages, front
 
 WIDTH, HEIGHT, TOP, BOTTOM = 520, 300, 14, 44
 LABEL_STEP = 15
@@ -29,6 +29,11 @@ class Aspect:
 
 def _forgetting(variant: Variant) -> float | None:
     value = variant.metrics.get("FM")
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _learning(variant: Variant) -> float | None:
+    value = variant.metrics.get("MFT")
     return float(value) if isinstance(value, int | float) else None
 
 
@@ -52,6 +57,7 @@ def _seconds(variant: Variant) -> float | None:
 
 ASPECTS = (
     Aspect("Average accuracy", _accuracy, units.percent, 1),
+    Aspect("Learned (MFT)", _learning, units.percent, 1),
     Aspect("Forgetting (FM)", _forgetting, _points, -1),
     Aspect("Visual tokens per image", _last("image_tokens"), units.count),
     Aspect("Encoder parameters", _last("encoder_parameters"), units.count),
@@ -88,7 +94,8 @@ def comparison(
         if by_methods:
             what = ", ".join(filter(None, [", ".join(method.name for method in variant.methods), what]))
         rows.append({"name": variant.name, "slot": slots[variant.name], "what": what or AS_IT_IS, "cells": cells})
-    return {"columns": [aspect.name for aspect in shown], "rows": rows, "chart": _scatter(drawn, slots)}
+    names = [aspect.name for aspect in shown]
+    return {"columns": names, "rows": rows, "chart": _scatter(drawn, slots), "front": front(run)}
 
 
 def _scatter(variants: list[Variant], slots: Mapping[str, int]) -> Chart | None:

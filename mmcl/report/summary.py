@@ -27,6 +27,25 @@ def averages(variant: Variant) -> tuple[Cell, ...]:
     return tuple(result)
 
 
+def front(run: Run) -> list[str]:
+    """Variants that no other one beats in accuracy (ACC), learning (MFT) and forgetting (FM) at once: the Pareto front.
+
+    Empty where fewer than two variants have all three.
+    """
+    known: dict[str, tuple[float, ...]] = {}
+    for variant in run.variants:
+        values = [variant.metrics.get(name) for name in ("ACC", "MFT", "FM")]
+        if all(isinstance(value, int | float) for value in values):
+            known[variant.name] = (float(values[0]), float(values[1]), -float(values[2]))  # type: ignore[arg-type]
+    if len(known) < 2:
+        return []
+
+    def beaten(mine: tuple[float, ...]) -> bool:
+        return any(other != mine and all(a >= b for a, b in zip(other, mine, strict=True)) for other in known.values())
+
+    return [name for name, mine in known.items() if not beaten(mine)]
+
+
 def summary(variant: Variant) -> str:
     """What happened, in one to three plain sentences."""
     unfinished = len(variant.stages) < variant.planned

@@ -168,6 +168,18 @@ def test_row_44_the_similarity_knob_keeps_as_many_answers_as_asked() -> None:
         assert len(set(old.choices) & set(new.choices)) == round(similarity * 6)
 
 
+def test_row_45_twenty_stages_keep_no_more_than_ten(run) -> None:
+    """Time and peak memory over eight and fifty stages: tests/invariants/test_long_streams.py."""
+    kept = {}
+    for length in (10, 20):
+        stream = {"name": "shapes", "tasks": ["colour"], "length": length, "train_size": 8, "test_size": 2}
+        done = run(str(length), stream=stream, methods=[{"name": "replay", "rows": 8}], evaluate__zero_shot=False)
+        last = manifest(done, f"{length}-colour-{length}")["cost"]
+        kept[length] = last["stored_parameters"], last["trainable_parameters"], last["steps"]
+        assert last["memory_bytes"] < 20_000
+    assert kept[10] == kept[20]
+
+
 @pytest.mark.parametrize("order", ["given", "reversed", "random", "time"])
 def test_orders(order: str) -> None:
     tasks = [

@@ -257,6 +257,14 @@ def test_row_26_distillation_is_zero_from_itself_and_reaches_only_the_student() 
     assert teacher.grad is None
 
 
+def test_row_27_continual_fine_tuning_is_the_main_loop(run) -> None:
+    done = run(stream__tasks=["colour", "position", "shape"])
+    matrix = Matrix.read(done.folder / "matrix.json")
+    assert matrix.stages == matrix.tasks == ("colour", "position", "shape")
+    assert [[cell is not None for cell in row] for row in matrix.values] == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    assert all(manifest(done, f"0{k}-{name}")["cost"]["steps"] == 4 for k, name in enumerate(matrix.tasks, start=1))
+
+
 def test_row_28_the_right_answer_in_the_wrong_form_is_seen_as_such() -> None:
     rows = [
         Prediction("1", "t", "what colour?", "The colour is red.", ("red",)),

@@ -39,7 +39,7 @@ def edit(path: Path, change: Callable[[Any], Any]) -> None:
 
 def test_document_has_the_documented_keys_and_the_matrix(fake_run: Any) -> None:
     got = document(fake_run.folder)
-    assert set(got) == {"run", "variants"}
+    assert set(got) == {"run", "variants", "front"}
     assert got["run"] == "easy-vqa"
     assert list(got["variants"]) == ["finetune", "experts"]
     keys = {"tasks", "stages", "matrix", "row0", "cells", "row0_cells", "notes"}
