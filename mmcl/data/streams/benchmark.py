@@ -144,6 +144,9 @@ _TWO_MODES = frozenset(
         "chartqa",
         "refcoco",
         "pope",
+        "cider",
+        "bleu",
+        "rouge_l",
     }
 )
 """Metrics whose option `mode` can be `paper`."""
