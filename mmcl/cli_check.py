@@ -88,6 +88,11 @@ def _check_data(recipe: Recipe) -> tuple[list[Problem], dict[str, Any]]:
     except UserError as error:
         return list(error.problems), {}
     problems: list[Problem] = []
+    for place, probe in enumerate(recipe.probes):
+        try:
+            registry.build("streams", probe, recipe.folder, seed=recipe.seed).tasks()
+        except UserError as error:
+            problems += [Problem(f"probes.{place}: {each.where}", each.message, each.hint) for each in error.problems]
     try:
         check_names(recipe, tasks)
     except UserError as error:

@@ -21,7 +21,8 @@ def check_tasks(tasks: Sequence[Task]) -> tuple[list[Problem], dict[str, Any]]:
 
     Returns:
         The mistakes, and a document for JSON. Its `tasks` is a list with, per task, `name`, `kind`, `metric`; the
-        sizes of `train` and `test` (`rows`, distinct `images`, and `text_only`, the share of rows without an image);
+        sizes of `train` and `test` (`rows`, distinct `images`, `text_only`, the share of rows without an image, and
+        `words` of a row's texts: median, 95th percentile, most);
         `test_images_in_training`, the distinct test images whose content occurs in training rows of any task; and
         `answers_not_in_training`, the test questions none of whose references is an answer in the task's own training
         rows. Its `notes` are sentences on what deserves a look and is no mistake.
@@ -38,6 +39,7 @@ def check_tasks(tasks: Sequence[Task]) -> tuple[list[Problem], dict[str, Any]]:
         for split, samples in (("train", task.train), ("test", task.test)):
             where = f"task {task.name}, {split}"
             problems += _rows(where, split, samples)
+            problems += _outside(where, split, samples, task.choices)
             found, unreadable = _images(samples, faults)
             if unreadable:
                 message = f"can't read {_some(unreadable, 'image', 'images')}"
@@ -45,7 +47,8 @@ def check_tasks(tasks: Sequence[Task]) -> tuple[list[Problem], dict[str, Any]]:
             images[split].append(found)
             without = sum(not sample.images for sample in samples)
             share = round(without / len(samples), 4) if samples else 0.0
-            document[split] = {"rows": len(samples), "images": len(found), "text_only": share}
+            words = _percentiles([sum(len(turn.text.split()) for turn in sample.turns) for sample in samples])
+            document[split] = {"rows": len(samples), "images": len(found), "text_only": share, "words": words}
         documents.append(document)
     for index, (task, document) in enumerate(zip(tasks, documents, strict=True)):
         seen = {other.name: found for other, found in zip(tasks, images["train"], strict=True)}
@@ -88,6 +91,30 @@ def _rows(where: str, split: str, samples: Samples) -> list[Problem]:
         message = f"several rows have the same id: {_some(repeated, 'id', 'ids')}"
         problems.append(Problem(where, message, "make ids unique within the split"))
     return problems
+
+
+def _outside(where: str, split: str, samples: Samples, choices: Sequence[str]) -> list[Problem]:
+    """Labels that the task's closed vocabulary does not have."""
+    if not choices:
+        return []
+    known = {choice.strip().casefold() for choice in choices}
+    found = [
+        f"{answer!r} in row {sample.id}"
+        for sample in samples
+        for answer in ((sample.reply,) if split == "train" else sample.answers)
+        if answer.strip().casefold() not in known
+    ]
+    if not found:
+        return []
+    message = f"labels outside the task's choices: {_some(found, 'row', 'rows')}"
+    return [Problem(where, message, f"add them to `choices`, which are {', '.join(choices[:NAMED])} ...")]
+
+
+def _percentiles(counts: list[int]) -> dict[str, int]:
+    """Median, 95th percentile and largest of the counts; nothing for none."""
+    ranked = sorted(counts)
+    last = len(ranked) - 1
+    return {name: ranked[round(share * last)] for name, share in (("p50", 0.5), ("p95", 0.95), ("max", 1.0)) if ranked}
 
 
 def _images(samples: Samples, faults: dict[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -157,6 +184,8 @@ def _new_answers(task: Task) -> dict[str, Any]:
 def _notes(documents: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = []
     for document in documents:
+        if document["kind"] in ("instruct", "refine") and not document["test"]["rows"]:
+            notes.append(f"task {document['name']}: it has no test rows, so no column shows what becomes of it")
         leaks, answers = document["test_images_in_training"], document["answers_not_in_training"]
         if leaks["images"]:
             places = ", ".join(leaks["tasks"])

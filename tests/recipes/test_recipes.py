@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mmcl.experiment import Experiment
 from mmcl.fetch import find
 from mmcl.recipe.load import load_recipe, recipe_from_dict
+from mmcl.report import document
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
@@ -38,6 +40,42 @@ def test_the_recipe_of_the_readme_is_valid() -> None:
     end = next(index for index in range(start, len(lines)) if not lines[index].strip())
     recipe = recipe_from_dict(yaml.safe_load(textwrap.dedent("\n".join(lines[start:end]))), Path())
     assert [method.name for method in recipe.methods] == ["replay", "projector_experts"]
+
+
+NEEDS_DATA = {"coin_llava", "ucit_llava"}
+SMALL = [
+    "model.encoder={name: tiny, width: 16, tokens: 4, image_size: 32}",
+    "model.language.weights=tiny:llama",
+    "model.language.dtype=fp32",
+    "model.features.store=false",
+    "evaluate.sample=4",
+    "evaluate.corpus_loss=4",
+    "train.epochs=1",
+    "train.max_samples=8",
+]
+
+
+@pytest.mark.parametrize("name", sorted({path.stem for path in RECIPES} - NEEDS_DATA - {"tiny", "encoder_comparison"}))
+def test_every_recipe_goes_all_the_way_on_tiny_parts(tmp_path: Path, name: str) -> None:
+    recipe = load_recipe(RECIPES[0].with_name(f"{name}.yaml"), SMALL)
+    first = recipe.variant_names[0]
+    experiment = Experiment(recipe, tmp_path / "run")
+    experiment.run(only=first)
+    variant = document(tmp_path / "run")["variants"][first]
+    assert len(variant["stages"]) > 1
+    assert all(len(row) == len(variant["tasks"]) for row in variant["matrix"])
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS_DATA))
+def test_recipes_for_data_that_is_not_here_say_what_is_missing(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.yaml").write_text(RECIPES[0].with_name(f"{name}.yaml").read_text())
+    done = mmcl("check", f"{name}.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "does not exist" in done.stdout + done.stderr
+    (tmp_path / "data" / {"coin_llava": "CoIN", "ucit_llava": "UCIT"}[name]).mkdir(parents=True)
+    done = mmcl("check", f"{name}.yaml", "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(json.loads(done.stdout)["problems"]) == {"coin_llava": 8, "ucit_llava": 6}[name]
 
 
 def test_tiny_goes_all_the_way(tmp_path: Path) -> None:

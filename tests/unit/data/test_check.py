@@ -44,8 +44,8 @@ def test_report_on_good_data() -> None:
                 "name": "t",
                 "kind": "domain",
                 "metric": "contains",
-                "train": {"rows": 4, "images": 3, "text_only": 0.25},
-                "test": {"rows": 1, "images": 1, "text_only": 0.0},
+                "train": {"rows": 4, "images": 3, "text_only": 0.25, "words": {"p50": 2, "p95": 2, "max": 2}},
+                "test": {"rows": 1, "images": 1, "text_only": 0.0, "words": {"p50": 1, "p95": 1, "max": 1}},
                 "test_images_in_training": {"images": 0, "of": 1, "examples": [], "tasks": {}},
                 "answers_not_in_training": {"questions": 0, "of": 1, "examples": []},
             }
@@ -147,3 +147,25 @@ def test_answers_that_training_never_gives_are_noted() -> None:
     assert problems == []
     assert report["tasks"][0]["answers_not_in_training"] == {"questions": 1, "of": 3, "examples": ["teal"]}
     assert report["notes"] == ["task t: 1 of 3 test questions have answers that its training rows never give"]
+
+
+def test_labels_outside_the_vocabulary_are_named() -> None:
+    def sample(key: str, answer: str, train: bool) -> Sample:
+        asked = Turn("user", "which?")
+        turns = (asked, Turn("assistant", answer)) if train else (asked,)
+        return Sample(key, "t", turns, answers=() if train else (answer,))
+
+    task = Task(
+        "t", [sample("1", "Cat", True), sample("2", "cow", True)], [sample("3", "dog ", False)], choices=("cat", "dog")
+    )
+    problems, _ = check_tasks([task])
+    assert [problem.where for problem in problems] == ["task t, train"]
+    assert "'cow' in row 2" in problems[0].message
+
+
+def test_tasks_without_test_rows_are_noted_and_lengths_told() -> None:
+    turns = (Turn("user", "one two three"), Turn("assistant", "four"))
+    _, report = check_tasks([Task("t", [Sample(str(k), "t", turns) for k in range(3)])])
+    assert "no test rows" in report["notes"][0]
+    assert report["tasks"][0]["train"]["words"] == {"p50": 4, "p95": 4, "max": 4}
+    assert report["tasks"][0]["test"]["words"] == {}
