@@ -82,6 +82,7 @@ def test_row_04_probes_are_reported_apart_from_the_tasks(run) -> None:
     assert found["probes"] == ["shape"]
     assert found["stages"] == ["01-captions", "02-colour", "03-position"]  # the aligned model is what they start from
     assert found["delta"] == [row[0] - found["scores"][0][0] for row in found["scores"]]
+    assert not list(done.folder.glob("stages/00-*/probes/*"))
     assert Matrix.read(done.folder / "matrix.json").tasks == ("colour", "position")
     assert "shape" not in json.dumps([entry["mixture"] for entry in manifests(done)])
 

@@ -168,6 +168,15 @@ def test_all_mistakes_of_a_file_are_told_at_once(miniature: Any, tmp_path: Path)
     assert list(error.value.problems) == problems
 
 
+def test_an_id_that_comes_twice(miniature: Any, tmp_path: Path) -> None:
+    path = miniature.textvqa(tmp_path)
+    document = json.loads(path.read_text())
+    miniature.write(path, {**document, "data": document["data"] * 2})
+    (problem,) = FORMATS["textvqa"].load()().validate(path, task="t", images=tmp_path / "train_images")
+    assert problem.where == f"{path}:2, id"
+    assert "the id '0' is that of row 1" in problem.message
+
+
 def test_files_that_belong_together(miniature: Any, tmp_path: Path) -> None:
     path = miniature.vqav2(tmp_path)
     (tmp_path / "v2_mscoco_train2014_annotations.json").unlink()
