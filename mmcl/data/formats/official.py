@@ -195,7 +195,7 @@ class Official(ABC):
 
     @abstractmethod
     def collect(self, reading: Reading) -> None:
-        """Add the file's samples; a row that raises `BadRow` is passed over by `each`."""
+        """Add the file's samples."""
 
     def sniff(self, path: Path) -> bool:
         """Whether the first 64 kB hold the words that such files begin with."""
@@ -235,3 +235,37 @@ class Official(ABC):
         reading = Reading(path, task, images, self.split, self.suffix)
         self.collect(reading)
         return reading
+
+
+class Listed(Official):
+    """A file whose rows are samples, in a list."""
+
+    def __init__(self, *, split: Split = "train", suffix: str = "") -> None:
+        """A reader.
+
+        Args:
+            split: what the file is used for: training samples end with the answer.
+            suffix: put after every question.
+        """
+        self.split, self.suffix = split, suffix
+
+    def table(self, content: Any) -> Any:
+        """The list in the file."""
+        return content
+
+    @abstractmethod
+    def row(self, reading: Reading, row: Mapping[str, Any]) -> None:
+        """Add the samples of a row.
+
+        Raises:
+            BadRow: it has a mistake, which is noted.
+        """
+
+    def collect(self, reading: Reading) -> None:
+        """Row by row."""
+        content = reading.load()
+        for row in reading.rows(self.table(content), "the list of rows") if content is not None else ():
+            try:
+                self.row(reading, row)
+            except BadRow:
+                continue

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from mmcl.data.formats.official import BadRow, Official, Reading, Split
+from mmcl.data.formats.official import BadRow, Listed, Official, Reading, Split
 from mmcl.errors import UserError
 
 
@@ -119,31 +120,21 @@ class GQA(Official):
                 continue
 
 
-class TextVQA(Official):
-    """TextVQA (Singh et al. 2019, 1904.08920): `TextVQA_0.5.1_train.json`. Training takes the most frequent answer.
-
-    Args:
-        split: what the file is used for.
-        suffix: put after every question.
-    """
-
-    def __init__(self, *, split: Split = "train", suffix: str = "") -> None:
-        self.split, self.suffix = split, suffix
+class TextVQA(Listed):
+    """TextVQA (Singh et al. 2019, 1904.08920): `TextVQA_0.5.1_train.json`. Training takes the most frequent answer."""
 
     def signs(self) -> Sequence[str]:
         """Of an entry."""
         return ("data", "question_id", "image_id")
 
-    def collect(self, reading: Reading) -> None:
+    def table(self, content: Any) -> Any:
+        """Under `data`."""
+        return _data(content)
+
+    def row(self, reading: Reading, row: Mapping[str, Any]) -> None:
         """One sample per question."""
-        content = reading.load()
-        for row in reading.rows(_data(content), "`data`") if content is not None else ():
-            try:
-                image = f"{reading.text(row, 'image_id')}.jpg"
-                answers = reading.texts(row, "answers")
-                reading.add(reading.text(row, "question_id"), reading.text(row, "question"), answers, image=image)
-            except BadRow:
-                continue
+        image, answers = f"{reading.text(row, 'image_id')}.jpg", reading.texts(row, "answers")
+        reading.add(reading.text(row, "question_id"), reading.text(row, "question"), answers, image=image)
 
 
 class OCRVQA(Official):
@@ -181,88 +172,52 @@ class OCRVQA(Official):
                 continue
 
 
-class VizWiz(Official):
-    """VizWiz-VQA (Gurari et al. 2018, 1802.08218): `train.json`, `val.json`. Training takes the most frequent answer.
-
-    Args:
-        split: what the file is used for.
-        suffix: put after every question.
-    """
-
-    def __init__(self, *, split: Split = "train", suffix: str = "") -> None:
-        self.split, self.suffix = split, suffix
+class VizWiz(Listed):
+    """VizWiz (Gurari et al. 2018, 1802.08218): `train.json`, `val.json`; training takes the most frequent answer."""
 
     def signs(self) -> Sequence[str]:
         """Of an entry."""
         return ("answerable", "answers", "image")
 
-    def collect(self, reading: Reading) -> None:
+    def row(self, reading: Reading, row: Mapping[str, Any]) -> None:
         """One sample per question; the image's name is its id."""
-        content = reading.load()
-        for row in reading.rows(content, "the file") if content is not None else ():
-            try:
-                image = reading.text(row, "image")
-                answers = reading.texts(row, "answers", "answer")
-                group = str(row.get("answer_type") or "")
-                reading.add(image, reading.text(row, "question"), answers, image=image, group=group)
-            except BadRow:
-                continue
+        image, group = reading.text(row, "image"), str(row.get("answer_type") or "")
+        answers = reading.texts(row, "answers", "answer")
+        reading.add(image, reading.text(row, "question"), answers, image=image, group=group)
 
 
-class DocVQA(Official):
-    """DocVQA (Mathew et al. 2021, 2007.00398) and InfographicVQA (2104.12756): `train_v1.0_withQT.json` and the like.
-
-    Args:
-        split: what the file is used for.
-        suffix: put after every question.
-    """
-
-    def __init__(self, *, split: Split = "train", suffix: str = "") -> None:
-        self.split, self.suffix = split, suffix
+class DocVQA(Listed):
+    """DocVQA (Mathew et al. 2021, 2007.00398), InfographicVQA (2104.12756): `train_v1.0_withQT.json` and the like."""
 
     def signs(self) -> Sequence[str]:
         """Of an entry."""
         return ("data", "questionId", "question")
 
-    def collect(self, reading: Reading) -> None:
+    def table(self, content: Any) -> Any:
+        """Under `data`."""
+        return _data(content)
+
+    def row(self, reading: Reading, row: Mapping[str, Any]) -> None:
         """One sample per question; the image is looked for as the file says, then by its name alone."""
-        content = reading.load()
-        for row in reading.rows(_data(content), "`data`") if content is not None else ():
-            try:
-                image = reading.text(row, "image_local_name" if "image_local_name" in row else "image")
-                if not (reading.folder.path / image).is_file():
-                    image = PurePosixPath(image).name
-                answers = reading.texts(row, "answers")
-                identity, question = reading.text(row, "questionId"), reading.text(row, "question")
-                reading.add(identity, question, answers, image=image, reply=answers[0])
-            except (BadRow, ValueError, OSError):
-                continue
+        image = reading.text(row, "image_local_name" if "image_local_name" in row else "image")
+        if not os.path.isfile(reading.folder.path / image.replace("\0", "")):  # Path.is_file raises for long names
+            image = PurePosixPath(image).name
+        answers = reading.texts(row, "answers")
+        identity, question = reading.text(row, "questionId"), reading.text(row, "question")
+        reading.add(identity, question, answers, image=image, reply=answers[0])
 
 
-class ChartQA(Official):
-    """ChartQA (Masry et al. 2022, 2203.10244): `train_human.json`, `train_augmented.json`; images in `png`.
-
-    Args:
-        split: what the file is used for.
-        suffix: put after every question.
-    """
-
-    def __init__(self, *, split: Split = "train", suffix: str = "") -> None:
-        self.split, self.suffix = split, suffix
+class ChartQA(Listed):
+    """ChartQA (Masry et al. 2022, 2203.10244): `train_human.json`, `train_augmented.json`; images in `png`."""
 
     def signs(self) -> Sequence[str]:
         """Of an entry."""
         return ("imgname", "query", "label")
 
-    def collect(self, reading: Reading) -> None:
+    def row(self, reading: Reading, row: Mapping[str, Any]) -> None:
         """One sample per question; they have no ids, so their numbers are."""
-        content = reading.load()
-        for row in reading.rows(content, "the file") if content is not None else ():
-            try:
-                image, question = reading.text(row, "imgname"), reading.text(row, "query")
-                reading.add(reading.number, question, [reading.text(row, "label")], image=image)
-            except BadRow:
-                continue
+        image, question = reading.text(row, "imgname"), reading.text(row, "query")
+        reading.add(reading.number, question, [reading.text(row, "label")], image=image)
 
 
 def _data(content: Any) -> Any:

@@ -275,7 +275,8 @@ class Emoji:
             if not years:
                 continue
             known = [max((year for year in years if year <= until), default=None) for until in earlier]
-            change = "new" if not known else "invariant" if known[-1] == years[-1] else "updated"
+            before = known[-1] if known else None
+            change = "new" if before is None else "invariant" if before == years[-1] else "updated"
             text = f"Which year brought the newest emoji of {category}?"
             key = f"{part}-{category}-{number}"
             fact = {"knowledge": change}
