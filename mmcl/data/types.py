@@ -69,7 +69,8 @@ class Sample:
     """One training conversation or one test question, with its provenance from birth.
 
     A training sample ends with an assistant turn. A test sample ends with a user turn and has `answers`, the accepted
-    references (one, several, or ten annotators; a single reference is a tuple of one).
+    references (one, several, or ten annotators; a single reference is a tuple of one). A document to pre-train on is
+    one assistant turn alone, with its images where they stand in the text.
 
     Attributes:
         id: unique within its task and split.
@@ -100,13 +101,18 @@ class Sample:
         """`image` where no user text is left beside the placeholders, `text` where there is no image."""
         if not self.images:
             return "text"
-        words = "".join(turn.text for turn in self.turns if turn.role == "user").replace(IMAGE_PLACEHOLDER, "").strip()
-        return "image+text" if words else "image"
+        return "image+text" if self.question.strip() else "image"
+
+    @property
+    def document(self) -> bool:
+        """Whether it is text to read, with or without images, and no conversation."""
+        return len(self.turns) == 1 and self.turns[0].role == "assistant"
 
     @property
     def question(self) -> str:
-        """The text of all user turns, without placeholders, for display and for text routing."""
-        return "\n".join(turn.text.replace(IMAGE_PLACEHOLDER, "").strip() for turn in self.turns if turn.role == "user")
+        """The text of all user turns (of a document, all text), without placeholders, for display and text routing."""
+        texts = [turn.text for turn in self.turns if turn.role == "user" or self.document]
+        return "\n".join(text.replace(IMAGE_PLACEHOLDER, "").strip() for text in texts)
 
     @property
     def reply(self) -> str:
@@ -115,7 +121,7 @@ class Sample:
 
     def hidden(self, *, keep_task: bool = False) -> Sample:
         """What a method may see of a test sample: no id, group, answers, tags or metadata, and no task by default."""
-        turns = self.turns if not self.reply else self.turns[:-1]
+        turns = self.turns if not self.reply or self.document else self.turns[:-1]
         return Sample(id="", task=self.task if keep_task else "", turns=turns, images=self.images)
 
     def replace(self, **changes: Any) -> Sample:

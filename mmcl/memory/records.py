@@ -283,11 +283,18 @@ def make_record(sample: Sample, store: str, *, key: int, step: int) -> Record:
     answered = bool(sample.turns) and sample.turns[-1].role == "assistant"
     question = sample.turns[:-1] if answered else sample.turns
     answer = sample.turns[-1].text if answered else None
+    if store == "question" and sample.document:
+        raise UserError(
+            f"sample {sample.id} is a document, and `store: question` keeps questions",
+            where="replay.store",
+            hint="use another store where corpora are replayed",
+        )
     if store == "question":
         first = next((place for place, turn in enumerate(question) if turn.role == "user"), len(question) - 1)
         question, answer = question[: first + 1], None
     if store == "text":
         question = without_images(question)
+        answer = without_images([Turn("assistant", answer)])[0].text if answer is not None else None
     return Record(
         task=sample.task,
         id=sample.id,

@@ -126,14 +126,17 @@ class Prompt:
                 tokens = self.tokenizer(piece, add_special_tokens=False)["input_ids"] if piece else []
                 ids.extend(tokens)
                 targets.extend([target] * len(tokens))
-        if self.style == "plain":
+        if self.style == "plain" or is_document(turns):
             ids = [*self.bos, *ids]
             targets = [*[False] * len(self.bos), *targets]
         return Encoded(tuple(ids), tuple(targets))
 
     def _spans(self, turns: tuple[Turn, ...], supervise: tuple[bool, ...]) -> list[tuple[str, bool]]:
-        """The rendered conversation, cut where supervision changes and before every assistant turn."""
-        if self.style == "plain":
+        """The rendered conversation, cut where supervision changes and before every assistant turn.
+
+        A document is no conversation: it stands there as it is, whatever the style.
+        """
+        if self.style == "plain" or is_document(turns):
             end = self.tokenizer.decode([self.eos])
             return [
                 (turn.text + (end if turn.role == "assistant" else "\n"), target)
@@ -164,3 +167,8 @@ class Prompt:
             messages.insert(0, {"role": "system", "content": self.system})
         text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opened)
         return text
+
+
+def is_document(turns: Sequence[Turn]) -> bool:
+    """Whether the turns are text to read and no conversation; see `Sample.document`."""
+    return len(turns) == 1 and turns[0].role == "assistant"

@@ -34,6 +34,7 @@ from mmcl.report.collect import document
 from mmcl.testing import tiny_assembly, tiny_tasks
 from mmcl.training.loop import prepare, train_task
 from mmcl.training.methods import Methods
+from mmcl.training.objectives.all_text import AllText
 from mmcl.training.objectives.answers import Answers
 from mmcl.training.objectives.dpo import DPO
 
@@ -81,6 +82,41 @@ def test_row_14_continual_pre_training_reports_old_and_new_corpora(run, kind: st
     assert old < start
     assert new_after < new_before
     assert math.isfinite(old_after)  # what the new corpus did to the old one is there to be seen
+
+
+@pytest.mark.parametrize(
+    "methods", [["finetune"], [{"name": "replay"}, EXPERTS]], ids=["finetune", "replay and experts"]
+)
+def test_row_14_documents_with_and_without_images_are_read_raw(run, tmp_path, methods: list) -> None:
+    (tmp_path / "a.png").write_bytes(tiny_tasks()[0].train[0].images[0].read())
+    rows = [{"text": f"<image> number {k}", "images": ["a.png"]} if k % 2 else {"text": f"plain {k}"} for k in range(8)]
+    (tmp_path / "corpus.json").write_text(json.dumps(rows))
+    files = {"train": "corpus.json", "heldout": "corpus.json", "format": "documents"}
+    tasks = [{"name": name, "kind": "pretrain", **files} for name in ("one", "two")]
+    stream = {"name": "files", "folder": str(tmp_path), "tasks": tasks}
+    done = run(stream=stream, stages=[{"kind": "pretrain"}], methods=methods, train__epochs=4)
+    losses = read(done, "losses.json")
+    assert losses["heldout"] == [True, True]
+    assert losses["loss"][1][0] < losses["loss"][0][0]
+    model = tiny_assembly()
+    image = tiny_tasks()[0].train[0].images[0]
+    read_raw = [
+        Sample(str(k), "t", (Turn("assistant", f"<image> the {k} th {'long ' * k}"),), (image,)) for k in range(4)
+    ]
+    totals = []
+    for packed in (True, False):
+        model.packed = packed
+        batches = model.pack(read_raw, supervise=[AllText().supervise(sample) for sample in read_raw])
+        parts = [AllText().loss(model, batch, model.forward(batch))["tokens"] for batch in batches]
+        totals.append((sum(part.total.item() for part in parts), sum(part.count for part in parts)))
+    assert totals[0] == pytest.approx(totals[1], rel=1e-5)
+    for style in ("chat", "plain"):
+        model.prompt.style = style
+        model.prompt._cache.clear()
+        (batch,) = model.pack([Sample("1", "t", (Turn("assistant", "snow is white"),))])
+        assert (
+            model.tokenizer.decode(batch.input_ids[0]).removeprefix(model.tokenizer.bos_token or "").startswith("snow")
+        )
 
 
 def test_row_15_periods_come_in_order_and_nothing_is_used_early() -> None:

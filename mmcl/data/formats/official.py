@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from mmcl.data.formats.json_rows import kind, read_value
 from mmcl.data.formats.llava_json import listed
 from mmcl.data.formats.llava_row import ImageFolder, Mistake
+from mmcl.data.images import FileImage
 from mmcl.data.types import IMAGE_PLACEHOLDER, Sample, Turn
 from mmcl.errors import Problem, UserError
 
@@ -145,16 +146,7 @@ class Reading:
             BadRow: a path can't be one.
         """
         names = [image] if isinstance(image, str) else list(image)
-        try:
-            pictures = tuple(self.folder.image(name, self.number) for name in names)
-        except UserError as error:
-            hint = f"image paths are relative to the image folder {self.folder.path}, without `..` and links out of it"
-            raise self.wrong("image", error.problems[0].message, hint) from error
-        key = str(identity)
-        if key in self.ids:
-            raise self.wrong("id", f"the id {key!r} is that of row {self.ids[key]}", "make ids unique")
-        self.ids[key] = self.number
-        # Half of a character in a JSON escape would stop every tokenizer.
+        pictures = self.pictures(names)
         text = f"{IMAGE_PLACEHOLDER}\n" * len(names) + question.replace(IMAGE_PLACEHOLDER, "").strip() + self.suffix
         told = Counter(answer for answer in answers if answer.strip()).most_common(1)
         said = reply if reply is not None else told[0][0] if told else ""
@@ -162,14 +154,11 @@ class Reading:
             raise self.wrong("", "no answer", "a question has an answer that is not empty")
         if not text.strip():
             raise self.wrong("", "no question", "a row without an image has a question")
-        for part in (text, said, *answers):
-            if not part.isascii() and any("\ud800" <= letter <= "\udfff" for letter in part):
-                raise self.wrong("", "a text holds half of a character (a lone surrogate)", "mend the \\ud... escape")
         asked = Turn("user", text)
         train = self.split == "train"
-        self.samples.append(
+        self.keep(
             Sample(
-                id=key,
+                id=str(identity),
                 task=self.task,
                 turns=(asked, Turn("assistant", said)) if train else (asked,),
                 images=pictures,
@@ -178,6 +167,33 @@ class Reading:
                 metadata=metadata,
             )
         )
+
+    def pictures(self, names: Sequence[str]) -> tuple[FileImage, ...]:
+        """Images by their paths below the image folder.
+
+        Raises:
+            BadRow: a path can't be one.
+        """
+        try:
+            return tuple(self.folder.image(name, self.number) for name in names)
+        except UserError as error:
+            hint = f"image paths are relative to the image folder {self.folder.path}, without `..` and links out of it"
+            raise self.wrong("image", error.problems[0].message, hint) from error
+
+    def keep(self, sample: Sample) -> None:
+        """Add a sample that is complete.
+
+        Raises:
+            BadRow: its id is another one's, or a text can't be tokenised.
+        """
+        if sample.id in self.ids:
+            raise self.wrong("id", f"the id {sample.id!r} is that of row {self.ids[sample.id]}", "make ids unique")
+        # Half of a character in a JSON escape would stop every tokenizer.
+        for part in (*(turn.text for turn in sample.turns), *sample.answers):
+            if not part.isascii() and any("\ud800" <= letter <= "\udfff" for letter in part):
+                raise self.wrong("", "a text holds half of a character (a lone surrogate)", "mend the \\ud... escape")
+        self.ids[sample.id] = self.number
+        self.samples.append(sample)
 
     def all_problems(self) -> list[Problem]:
         """Every mistake, in order."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mmcl.data.types import IMAGE_PLACEHOLDER, Turn
 from mmcl.errors import UserError
-from mmcl.model.prompt import Encoded, Prompt
+from mmcl.model.prompt import Encoded, Prompt, is_document
 from mmcl.model.vlm.reading import Reader
 
 
@@ -78,12 +78,12 @@ class VLMPrompt(Prompt):
                     )
 
     def _spans(self, turns: tuple[Turn, ...], supervise: tuple[bool, ...]) -> list[tuple[str, bool]]:
-        if self.style == "chat":
+        if self.style == "chat" and not is_document(turns):
             return [self._ended(text, target, turns) for text, target in super()._spans(turns, supervise)]
         end = self.tokenizer.decode([self.eos])
         spans = []
         for number, (turn, target) in enumerate(zip(turns, supervise, strict=True)):
-            if turn.role == "assistant":
+            if turn.role == "assistant" and not is_document(turns):
                 spans.append((turn.text + end, target))
                 continue
             text = turn.text.replace(IMAGE_PLACEHOLDER, self.reader.placeholder)
@@ -91,7 +91,7 @@ class VLMPrompt(Prompt):
                 images = self.reader.placeholder * turn.text.count(IMAGE_PLACEHOLDER)
                 bos = self._bos_text if number == 0 else ""
                 text = images + bos + turn.text.replace(IMAGE_PLACEHOLDER, "").strip()
-            spans.append((text + "\n", target))
+            spans.append((text + (end if is_document(turns) else "\n"), target))
         return spans
 
     def _ended(self, text: str, target: bool, turns: tuple[Turn, ...]) -> tuple[str, bool]:

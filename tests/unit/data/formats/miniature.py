@@ -194,6 +194,17 @@ def llava_json(home: Path) -> Path:
     return write(home / "train.json", [{"id": "1", "image": "a.png", "conversations": talk}])
 
 
+def documents(home: Path) -> Path:
+    for name in ("a.png", "b.png"):
+        picture(home / "images" / name)
+    rows = [
+        {"id": "plain", "text": "Snow is white."},
+        {"text": "A cat. <image> A dog. <image>", "images": ["a.png", "b.png"]},
+        {"texts": ["First,", None, "then."], "images": [None, "a.png", None]},
+    ]
+    return write(home / "corpus.json", rows)
+
+
 LAYOUTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "llava_json": (llava_json, "."),
     "vqav2": (vqav2, "train2014"),
@@ -210,5 +221,6 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "imagefolder": (imagefolder, "train"),
     "refcoco": (refcoco, "train2014"),
     "mmedit": (mmedit, "images"),
+    "documents": (documents, "images"),
 }
 """Of each format of files: what writes it, and its image folder."""
