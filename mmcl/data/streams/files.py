@@ -165,7 +165,7 @@ class Files:
         options = files.get("test_options", {}) if part == "test" else files.get("train_options", {})
         data: dict[str, Any] = {**({"name": named} if isinstance(named, str) else named), "split": split, **options}
         if data.get("name") == "llava_json":
-            data |= {"ids": files.get("ids", "file"), "group": files.get("group", "")}
+            data = {"ids": files.get("ids", "file"), "group": files.get("group", ""), **data}
         if self.formats is None:  # made in Python, without a recipe
             if data.pop("name", "") != "llava_json":
                 hint = "leave it out, or name the stream in a recipe"

@@ -87,6 +87,19 @@ def test_a_miniature_is_read_as_it_lies(tmp_path: Path, name: str, scoring: str)
         assert getattr(metric, "mode", scoring) == scoring
 
 
+def test_training_rows_may_have_the_same_id(tmp_path: Path) -> None:
+    write(tmp_path, "mllm_dcl")
+    for split in ("train", "test"):
+        path = tmp_path / "RS" / f"{split}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) * 2))
+    with pytest.raises(UserError) as error:
+        build(tmp_path, "mllm_dcl", tasks=["RS"]).tasks()
+    assert ["test.json" in problem.where for problem in error.value.problems] == [True]  # answers are scored by id
+    (tmp_path / "RS" / "test.json").write_text(json.dumps(json.loads((tmp_path / "RS" / "test.json").read_text())[:1]))
+    (task,) = build(tmp_path, "mllm_dcl", tasks=["RS"]).tasks()
+    assert [sample.id for sample in task.train] == ["1", "2"]
+
+
 def test_a_missing_task_is_named_and_the_rest_offered(tmp_path: Path) -> None:
     write(tmp_path, "coin")
     (tmp_path / "Instructions_Original" / "GQA" / "train.json").unlink()
