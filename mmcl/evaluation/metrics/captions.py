@@ -97,9 +97,8 @@ class BLEU:
     def __call__(self, rows: Sequence[Prediction]) -> Score:
         """Score every row, and the set; an empty answer is wrong."""
         found = [self._counts(row) for row in rows]
-        scores = [
-            _bleu([each])[LONGEST - 1] if row.text.strip() else 0.0 for row, each in zip(rows, found, strict=True)
-        ]
+        asked = [bool(row.text.strip() and row.answers) for row in rows]
+        scores = [_bleu([each])[LONGEST - 1] if fit else 0.0 for fit, each in zip(asked, found, strict=True)]
         whole = _bleu(found) if found else [0.0] * LONGEST
         details = {f"BLEU-{n + 1}": value for n, value in enumerate(whole)}
         return Score(tuple(min(1.0, score) for score in scores), min(1.0, whole[-1]), details)
