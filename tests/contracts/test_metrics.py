@@ -86,7 +86,8 @@ def test_multiple_choice(answer, right):
     ("answer", "reference", "right"),
     [
         ("3", "3", 1), ("There are 3 dogs.", "3", 1), ("three", "3", 1), ("1,234.50", "1234.5", 1),
-        ("from 2 to 3", "3", 1), ("-3", "3", 0), ("30", "3", 0), ("many", "3", 0), ("none", "0", 1), ("yes", "yes", 1), ("12,34", "34", 1),
+        ("from 2 to 3", "3", 1), ("-3", "3", 0), ("30", "3", 0), ("many", "3", 0),
+        ("none", "0", 1), ("yes", "yes", 1), ("12,34", "34", 1),
     ],
 )  # fmt: skip
 def test_numeric(answer, reference, right):
