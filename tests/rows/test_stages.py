@@ -434,6 +434,7 @@ def test_row_31_a_whole_matrix_with_each_kind_of_method(run) -> None:
     variants = {
         "sequential": {"methods": ["finetune"]},
         "replay": {"methods": ["replay"]},
+        "ewc": {"methods": [{"name": "ewc", "samples": 8}]},
         "experts": {"methods": [EXPERTS]},
         "joint": {"methods": ["joint"]},
     }
