@@ -26,6 +26,7 @@ from mmcl.cli_output import (
     print_table,
     show_progress,
 )
+from mmcl.cli_scores import metrics, score
 from mmcl.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -256,67 +257,8 @@ def fetch(
     return Result({"name": name, "folder": str(folder)}, lambda console: console.print(str(folder), markup=False))
 
 
-@app.command()
-def metrics(
-    matrix: Annotated[Path, typer.Argument(metavar="MATRIX", help="matrix.csv: `stage,TASK1,...`, a row per stage.")],
-    baseline: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="`task,score` of an untrained model, for FWT.")
-    ] = None,
-    single: Annotated[Path | None, typer.Option(metavar="CSV", help="`task,score` of single-task models.")] = None,
-    as_json: Json = False,
-) -> Result:
-    """Compute forgetting and transfer from a matrix of scores.
-
-    \b
-    Examples:
-      mmcl metrics runs/quickstart/matrix.csv
-      mmcl metrics matrix.csv --baseline zero_shot.csv --single single.csv --json
-    """
-    from mmcl.evaluation.continual import metrics_document
-
-    document = metrics_document(matrix, baseline, single)
-
-    def show(console: Console) -> None:
-        definitions, undefined = document.get("definitions", {}), document.get("undefined", {})
-        rows = [
-            {"metric": name, "value": value, "definition": undefined.get(name) or definitions.get(name, "")}
-            for name, value in document.items()
-            if name not in ("definitions", "undefined", "warnings")
-        ]
-        print_table(console, ("metric", "value", "definition"), rows)
-        for warning in document.get("warnings", ()):
-            console.print(f"note: {warning}", markup=False)
-
-    return Result(document, show)
-
-
-@app.command()
-def score(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help='Answer file, or JSON {"cases": [...]}.')],
-    metric: Annotated[str, typer.Option(metavar="NAME", help="See `mmcl list metrics`.")],
-    mode: Annotated[str, typer.Option(metavar="strict|paper", help="`paper` follows the published script.")] = "strict",
-    as_json: Json = False,
-) -> Result:
-    """Score a file of answers with one metric.
-
-    \b
-    Examples:
-      mmcl score answers.jsonl --metric vqa_accuracy
-      mmcl score cases.json --metric exact --mode paper --json
-    """
-    if mode not in ("strict", "paper"):
-        raise UserError(f"there is no mode `{mode}`", where="--mode", hint="Choose from: strict, paper.")
-    from mmcl.evaluation.score import score_file
-
-    document = score_file(file, metric=metric, mode="paper" if mode == "paper" else "strict")
-
-    def show(console: Console) -> None:
-        console.print(f"{document['metric']}: {document['corpus']:.4f} over {document['n']} answers", markup=False)
-        console.print(document.get("definition", ""), markup=False)
-
-    return Result(document, show)
-
-
+app.command()(metrics)
+app.command()(score)
 app.command()(export)
 app.command()(bench)
 

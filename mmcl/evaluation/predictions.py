@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,8 @@ def _prediction(row: object) -> tuple[Prediction, float | None]:
     if not isinstance(metadata, Mapping):
         raise _BadRow("metadata must be an object")
     score = metadata.get("score")
-    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
-        raise _BadRow("metadata.score must be a number or null")
+    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or not isfinite(score)):
+        raise _BadRow("metadata.score must be a finite number or null")
     prediction = Prediction(
         id=str(identity),
         task=_text(metadata, "task", "metadata.task", ""),

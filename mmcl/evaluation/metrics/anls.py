@@ -45,7 +45,7 @@ class ANLS:
 
 def _strict(row: Prediction) -> float:
     answer = row.text.strip().lower()
-    references = [reference.strip().lower() for reference in row.answers]
+    references = {reference.strip().lower() for reference in row.answers}
     return max((_kept(answer, ref, max(len(answer), len(ref))) for ref in references), default=0.0)
 
 
@@ -63,7 +63,8 @@ def _paper(row: Prediction) -> float:
 def _kept(answer: str, reference: str, length: int) -> float:
     if abs(len(answer) - len(reference)) > length * (1 - THRESHOLD):  # no fewer edits than that
         return 0.0
-    similarity = 1 - levenshtein(answer, reference) / length if length else 0.0
+    edits = 0 if answer == reference else levenshtein(answer, reference)
+    similarity = 1 - edits / length if length else 0.0
     return similarity if similarity >= THRESHOLD else 0.0
 
 

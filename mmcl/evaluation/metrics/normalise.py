@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import unicodedata
@@ -47,6 +48,7 @@ def fold(text: str) -> str:
 # with a capital are never restored because the text is lower-cased first.
 
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
+_ANY_MARK = re.compile(f"[{re.escape(_MARKS)}]")
 _THOUSANDS = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _MOST_PERIODS = 32
@@ -94,9 +96,9 @@ def vqa_punctuation(text: str) -> str:
     A mark that touches a space somewhere in the text is deleted everywhere, as is every mark when the text holds a
     number with a thousands comma; otherwise a mark becomes a space.
     """
-    delete_all = _THOUSANDS.search(text) is not None
     result = text
-    for mark in _MARKS:
+    delete_all = _THOUSANDS.search(text) is not None
+    for mark in _ANY_MARK.findall(text):
         delete = delete_all or f"{mark} " in text or f" {mark}" in text
         result = result.replace(mark, "" if delete else " ")
     return _PERIOD.sub("", result, count=_MOST_PERIODS)
@@ -108,6 +110,7 @@ def vqa_words(text: str) -> str:
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
+@functools.lru_cache(maxsize=1 << 16)  # ten annotators, few words: most answers were seen before
 def vqa_normalise(text: str) -> str:
     """The VQA script's whole normalisation of one answer."""
     return vqa_words(vqa_punctuation(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -46,11 +47,11 @@ class VQAAccuracy:
 
 
 def _official(row: Prediction) -> float:
-    answer, references = _plain(row.text), [_plain(reference) for reference in row.answers]
-    if len(references) < _ANNOTATORS or len(set(row.answers)) > 1:
-        answer, references = vqa_normalise(answer), [vqa_normalise(reference) for reference in references]
-    matches = sum(reference.lower() == answer.lower() for reference in references)
-    return leave_one_out(matches, len(references))
+    answer, agreeing = _plain(row.text), Counter(row.answers)
+    normalise = vqa_normalise if len(row.answers) < _ANNOTATORS or len(agreeing) > 1 else _as_it_is
+    answer = normalise(answer).lower()
+    matches = sum(count for text, count in agreeing.items() if normalise(_plain(text)).lower() == answer)
+    return leave_one_out(matches, len(row.answers))
 
 
 def leave_one_out(matches: int, annotators: int) -> float:
@@ -66,6 +67,10 @@ def leave_one_out(matches: int, annotators: int) -> float:
 
 def _plain(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _as_it_is(text: str) -> str:
+    return text
 
 
 def _one_answer(row: Prediction) -> float:
