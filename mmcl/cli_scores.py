@@ -33,7 +33,7 @@ def metrics(
       mmcl metrics runs/quickstart/matrix.csv
       mmcl metrics matrix.csv --baseline zero_shot.csv --single single.csv --json
     """
-    from mmcl.evaluation.continual import metrics_document
+    from mmcl.evaluation.all_metrics import metrics_document
 
     document = metrics_document(matrix, baseline, single)
 

@@ -18,7 +18,7 @@ from mmcl import __version__
 from mmcl.cells import Cells
 from mmcl.data.types import Task
 from mmcl.errors import UserError
-from mmcl.evaluation.continual import metrics_of
+from mmcl.evaluation.all_metrics import metrics_of
 from mmcl.evaluation.knowledge import changing
 from mmcl.evaluation.matrix import Matrix
 from mmcl.files import read_json, write_atomically, write_json

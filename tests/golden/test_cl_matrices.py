@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mmcl.evaluation.continual import metrics_document, metrics_of
+from mmcl.evaluation.all_metrics import metrics_document, metrics_of
 from mmcl.evaluation.matrix import Matrix
 
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "cl_matrices.json").read_text("utf-8"))["cases"]

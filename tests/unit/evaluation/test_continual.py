@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmcl.evaluation import continual
-from mmcl.evaluation.continual import DEFINITIONS, Undefined, learned_at, metrics_document, metrics_of
+from mmcl.evaluation.all_metrics import DEFINITIONS, metrics_document, metrics_of
+from mmcl.evaluation.continual import Undefined, learned_at
 from mmcl.evaluation.matrix import Matrix
 
 ABC = ("a", "b", "c")
