@@ -80,6 +80,10 @@ def run(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run's folder; default runs/NAME.")] = None,
     variant: Variant = None,
+    seeds: Annotated[str | None, typer.Option(metavar="S,S,...", help="Run every variant with each seed.")] = None,
+    orders: Annotated[
+        str | None, typer.Option(metavar="O,O,...", help="And each order: given, reversed, random, time.")
+    ] = None,
     as_json: Json = False,
 ) -> Result:
     """Train and evaluate a recipe, and write the report.
@@ -89,15 +93,18 @@ def run(
     \b
     Examples:
       mmcl run quickstart
+      mmcl run quickstart --seeds 0,1,2 --orders given,reversed
       mmcl run recipe.yaml train.epochs=2 'methods=[replay]' --out runs/replay
       mmcl run recipe.yaml stages.0.train.learning_rate=1e-4 --variant replay
     """
     from mmcl.cli_catalogue import recipe_path
     from mmcl.recipe.load import load_recipe
 
-    loaded = load_recipe(recipe_path(recipe), overrides or ())
+    lists = {"seeds": seeds, "orders": orders}
+    repeats = [f"{name}=[{values}]" for name, values in lists.items() if values is not None]
+    loaded = load_recipe(recipe_path(recipe), [*(overrides or ()), *repeats])
     if variant is not None:
-        loaded.variant(variant)  # before anything heavy: is there one of that name?
+        loaded.runs_of(variant)  # before anything heavy: is there one of that name?
     folder = out if out is not None else Path("runs") / loaded.name
     from mmcl.experiment import Experiment
 

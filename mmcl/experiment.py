@@ -23,9 +23,11 @@ from mmcl.evaluation.knowledge import changing
 from mmcl.evaluation.matrix import Matrix
 from mmcl.files import read_json, write_atomically, write_json
 from mmcl.gallery import write_thumbnails
+from mmcl.intervals import write_intervals
 from mmcl.measures import Measures
 from mmcl.progress import Progress
 from mmcl.recipe import registry
+from mmcl.recipe.repeats import ALONE
 from mmcl.recipe.spec import PluginSpec, Recipe
 from mmcl.session import Session, describe_methods
 from mmcl.stages import Stage, code_of, plan, rows_of, stream_tasks
@@ -70,10 +72,13 @@ class Experiment:
     def run(self, only: str | None = None) -> None:
         """Train and evaluate all variants (or only one) and write matrices, metrics and the report.
 
+        Args:
+            only: a variant, with all its seeds and orders, or one of these runs.
+
         Raises:
             UserError: a mistake in the recipe, the data or a plug-in; what was finished stays.
         """
-        names = self.recipe.variant_names if only is None else (only,)
+        names = self.recipe.variant_names if only is None else self.recipe.runs_of(only)
         plans = {name: self.stages(name) for name in names}
         self._write_heads(plans, keep_others=only is not None)
         for _, _, stages in plans.values():
@@ -86,6 +91,7 @@ class Experiment:
         if self.main:
             from mmcl.report import write
 
+            write_intervals(self.folder, {name: self.home(name) for name in self.recipe.variant_names})
             write(self.folder)
 
     def stages(self, variant: str) -> tuple[Recipe, list[Task], list[Stage]]:
@@ -234,7 +240,7 @@ class Experiment:
 
     def home(self, variant: str) -> Path:
         """Where the variant's matrix lies: the run's folder, or `variants/NAME` where the recipe has variants."""
-        return self.folder / "variants" / variant if self.recipe.variants else self.folder
+        return self.folder if variant == ALONE and not self.recipe.variants else self.folder / "variants" / variant
 
     def _write_matrix(
         self,
@@ -282,11 +288,12 @@ class Experiment:
                 "name": self.recipe.name,
                 "created": old.get("created") or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "mmcl": __version__,
-                "variants": {**others, **{name: self._head(each[0], each[2]) for name, each in plans.items()}},
+                "variants": {**others, **{name: self._head(name, each[0], each[2]) for name, each in plans.items()}},
             },
         )
 
-    def _head(self, recipe: Recipe, stages: list[Stage]) -> dict[str, Any]:
+    def _head(self, name: str, recipe: Recipe, stages: list[Stage]) -> dict[str, Any]:
+        repeat = self.recipe.repeats[name]
         row0 = self._row0(recipe, stages)
         rows = rows_of(stages)
         used = rows or list(stages)  # an alignment has methods of its own
@@ -310,6 +317,7 @@ class Experiment:
             ],
             "methods": describe_methods(specs, made),
             "row0": row0.folder if row0 else None,
+            "repeat": {"group": repeat.group, "seed": repeat.seed, "order": repeat.order},
         }
 
     def _log(self, variant: str, stage: Stage, manifest: Mapping[str, Any]) -> None:

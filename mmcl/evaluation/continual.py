@@ -159,6 +159,13 @@ def bwt_t(matrix: Matrix) -> float:
 Peak = Literal["learned", "chaudhry", "incl_last"]
 
 
+def peak_rows(matrix: Matrix, *, peak: Peak = "learned") -> dict[int, list[int]]:
+    """Over which stages the peak of each task learned before the last stage is taken: {column: rows}; see `peaks`."""
+    last = len(matrix.stages) - 1
+    end = last + 1 if peak == "incl_last" else last
+    return {task: list(range(0 if peak == "chaudhry" else row, end)) for task, row in _old(matrix).items()}
+
+
 def peaks(matrix: Matrix, *, peak: Peak = "learned") -> dict[int, int]:
     """The stage of the peak score of each task learned before the last stage, the first of equal ones: {column: row}.
 
@@ -168,12 +175,9 @@ def peaks(matrix: Matrix, *, peak: Peak = "learned") -> dict[int, int]:
             `chaudhry`: every stage before the last; `incl_last`: from the task's own stage to the last, so that the
             forgetting is never negative.
     """
-    last = len(matrix.stages) - 1
-    result = {}
-    for task, row in _old(matrix).items():
-        stages = range(0 if peak == "chaudhry" else row, last + 1 if peak == "incl_last" else last)
-        result[task] = max(stages, key=lambda stage: _cell(matrix, stage, task))
-    return result
+    return {
+        task: max(rows, key=lambda row: _cell(matrix, row, task)) for task, rows in peak_rows(matrix, peak=peak).items()
+    }
 
 
 def forgetting(matrix: Matrix, *, peak: Peak = "learned", held: Mapping[int, int] | None = None) -> dict[str, float]:

@@ -9,9 +9,13 @@ from typing import Any
 
 from mmcl.errors import Problem, UserError
 from mmcl.recipe.reading import apply_overrides, apply_variant, parse_override, read_yaml
+from mmcl.recipe.repeats import repeat_problems
 from mmcl.recipe.schema import parse
 from mmcl.recipe.spec import Recipe
 from mmcl.recipe.suggest import did_you_mean
+
+_ABOVE = ("variants", "seeds", "orders")
+"""Keys of a recipe that no variant has."""
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -55,14 +59,14 @@ def recipe_from_dict(data: Mapping[str, Any], folder: Path | str = ".") -> Recip
 
 def resolve_variant(recipe: Recipe, name: str) -> Recipe:
     """The recipe with one variant's overrides merged in; see `Recipe.variant`."""
-    if name not in recipe.variant_names:
+    repeat = recipe.repeats.get(name)
+    if repeat is None:
         hint = did_you_mean(name, recipe.variant_names)
         raise UserError(f"the recipe `{recipe.name}` has no variant `{name}`", where="variants", hint=hint)
-    if not recipe.variants:
-        return recipe
-    data = recipe.to_dict()
-    variants = data.pop("variants")
-    merged, problems = apply_variant(data, variants[name])
+    if not repeat.overrides:
+        return dataclasses.replace(recipe, variants={}, seeds=(), orders=())
+    data = {key: value for key, value in recipe.to_dict().items() if key not in _ABOVE}
+    merged, problems = apply_variant(data, repeat.overrides)
     if not problems:
         resolved, problems = parse(merged, recipe.folder)
         if resolved is not None:
@@ -84,6 +88,7 @@ def _checked(data: Mapping[str, Any], folder: Path, overrides: Sequence[str]) ->
     changed, mistakes = apply_overrides(dict(data), given)
     recipe, wrong = parse(changed, folder)
     mistakes += wrong
+    mistakes += repeat_problems(changed) if isinstance(changed, Mapping) else []
     for name, variant in _variants(changed).items():
         mistakes += _variant_problems(changed, folder, str(name), variant, set(mistakes))
     problems += [_from_override(problem, texts) for problem in mistakes]
@@ -104,9 +109,11 @@ def _variant_problems(
     if not isinstance(overrides, Mapping):
         return []  # the schema has reported it
     where = f"variants.{name}"
-    if "variants" in overrides:
-        return [Problem(f"{where}.variants", "a variant can't have variants", "List each of them under `variants`.")]
-    plain = {key: value for key, value in data.items() if key != "variants"}
+    for key in _ABOVE:
+        if key in overrides:
+            hint = "List each of them under `variants`." if key == "variants" else f"Set `{key}` for the whole recipe."
+            return [Problem(f"{where}.{key}", f"a variant can't have {key}", hint)]
+    plain = {key: value for key, value in data.items() if key not in _ABOVE}
     merged, problems = apply_variant(plain, overrides)
     problems += parse(merged, folder)[1]
     return [_under(problem, where) for problem in problems if problem not in known]

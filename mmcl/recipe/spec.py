@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from mmcl.data.types import StageKind
+from mmcl.recipe.repeats import Repeat, expand
+
+Order = Literal["given", "reversed", "random", "time"]
 
 Number = TypeVar("Number", int, float, "int | None", "float | None")
 
@@ -224,7 +227,7 @@ class SettingSpec:
         leak: share of a task's training samples that train with its neighbours.
     """
 
-    order: Literal["given", "reversed", "random", "time"] = "given"
+    order: Order = "given"
     cycles: int = _bounded(1, least=1)
     boundaries: Literal["clear", "blurry", "none"] = "clear"
     leak: float = _bounded(0.2, least=0, most=1)
@@ -291,6 +294,8 @@ class Recipe:
         train: how stages train.
         evaluate: what is asked after each stage.
         variants: named overrides of the recipe.
+        seeds: run every variant with each of these seeds; its report gives means and intervals.
+        orders: run every variant with the tasks in each of these orders (see `setting.order`).
         folder: relative paths and `./file.py:Class` start here: the folder of the recipe's file.
     """
 
@@ -305,15 +310,33 @@ class Recipe:
     train: TrainSpec = TrainSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    orders: tuple[Order, ...] = ()
     folder: Path = Path()
 
     @property
+    def repeats(self) -> Mapping[str, Repeat]:
+        """Every variant with every seed and order, by name; `default` alone where the recipe has none of these."""
+        return expand(self.variants, self.seeds, self.orders)
+
+    @property
     def variant_names(self) -> tuple[str, ...]:
-        """Names of the variants, in order; `default` alone where the recipe has none."""
-        return tuple(self.variants) or ("default",)
+        """Names of the runs: of the variants, in order, each with every seed and order."""
+        return tuple(self.repeats)
+
+    def runs_of(self, name: str) -> tuple[str, ...]:
+        """The runs of a variant, with every seed and order; of a single run's name, that run.
+
+        Raises:
+            UserError: there is neither.
+        """
+        runs = tuple(run for run, repeat in self.repeats.items() if name in (run, repeat.group))
+        for run in runs or (name,):
+            self.variant(run)
+        return runs
 
     def variant(self, name: str) -> Recipe:
-        """The recipe with the overrides of one variant, and without variants.
+        """The recipe with the overrides of one variant, and without variants, seeds and orders.
 
         Args:
             name: one of `variant_names`.
