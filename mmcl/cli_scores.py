@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,36 +20,60 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 
 def metrics(
-    matrix: Annotated[Path, typer.Argument(metavar="MATRIX", help="matrix.csv: `stage,TASK1,...`, a row per stage.")],
+    matrices: Annotated[
+        list[Path],
+        typer.Argument(metavar="MATRIX...", help="matrix.csv: `stage,TASK1,...`, a row per stage; one for each run."),
+    ],
     baseline: Annotated[
         Path | None, typer.Option(metavar="CSV", help="`task,score` of an untrained model, for FWT.")
     ] = None,
     single: Annotated[Path | None, typer.Option(metavar="CSV", help="`task,score` of single-task models.")] = None,
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Scored answers STAGE/TASK.jsonl behind the matrix; once for each matrix."),
+    ] = None,
     as_json: Json = False,
 ) -> Result:
     """Compute forgetting and transfer from a matrix of scores.
+
+    Several matrices are runs of one thing with other seeds: then it gives means with intervals. With answers intervals
+    also hold that the test questions are a sample.
 
     \b
     Examples:
       mmcl metrics runs/quickstart/matrix.csv
       mmcl metrics matrix.csv --baseline zero_shot.csv --single single.csv --json
+      mmcl metrics seed0.csv seed1.csv seed2.csv
+      mmcl metrics matrix.csv --answers answers
     """
     from mmcl.evaluation.all_metrics import metrics_document
 
-    document = metrics_document(matrix, baseline, single)
+    document = metrics_document(matrices, baseline, single, answers or ())
 
     def show(console: Console) -> None:
         definitions, undefined = document.get("definitions", {}), document.get("undefined", {})
+        intervals = document.get("intervals", {})
         rows = [
-            {"metric": name, "value": value, "definition": undefined.get(name) or definitions.get(name, "")}
+            {
+                "metric": name,
+                "value": value,
+                "95 %": _ends(intervals.get(name, {}).get("interval")),
+                "definition": undefined.get(name) or definitions.get(name, ""),
+            }
             for name, value in document.items()
-            if name not in ("definitions", "undefined", "warnings")
+            if name not in ("definitions", "undefined", "warnings", "intervals")
         ]
-        print_table(console, ("metric", "value", "definition"), rows)
+        print_table(console, ("metric", "value", *(["95 %"] if intervals else []), "definition"), rows)
+        for over in dict.fromkeys(each["over"] for each in intervals.values()):
+            console.print(over, markup=False)
         for warning in document.get("warnings", ()):
             console.print(f"note: {warning}", markup=False)
 
     return Result(document, show)
+
+
+def _ends(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
 def score(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from mmcl.errors import UserError
+from mmcl.evaluation.bootstrap import METRICS, Draws, draw
 from mmcl.evaluation.continual import (
     Reference,
     Undefined,
@@ -31,7 +34,11 @@ from mmcl.evaluation.continual import (
     overall,
     transfer,
 )
-from mmcl.evaluation.matrix import Matrix, read_references
+from mmcl.evaluation.matrix import ZERO_SHOT, Matrix, read_references
+from mmcl.evaluation.rows import rows_behind
+from mmcl.evaluation.uncertainty import estimate
+
+T = TypeVar("T")
 
 DEFINITIONS: dict[str, str] = {
     "ACC": "(1/T) sum_j R[T,j]: average accuracy after the last stage, also called Last, MFN or AP (Lopez-Paz and "
@@ -131,21 +138,86 @@ def metrics_of(matrix: Matrix, baseline: Reference | None = None, single: Refere
     return {"metrics": values, "undefined": undefined, "definitions": definitions, "warnings": notes(matrix)}
 
 
-def metrics_document(path: Path, baseline: Path | None = None, single: Path | None = None) -> dict[str, Any]:
+def metrics_document(
+    paths: Sequence[Path],
+    baseline: Path | None = None,
+    single: Path | None = None,
+    answers: Sequence[Path] = (),
+) -> dict[str, Any]:
     """The document of `mmcl metrics MATRIX --json`: the metrics themselves, `undefined`, `definitions`, `warnings`.
 
+    With answers or several matrices also `intervals`, see `mmcl.evaluation.uncertainty`. Of several matrices, which are
+    runs of one thing with other seeds or orders, the metrics are means, and only those with one value for all tasks.
+
     Args:
-        path: `matrix.csv` or `matrix.json`.
+        paths: each a `matrix.csv` or `matrix.json`.
         baseline: CSV of b_j, see `read_references`.
         single: CSV of s_j.
+        answers: none, or a folder for each matrix: `STAGE/TASK.jsonl` has the scored answers behind a cell,
+            `zero-shot/TASK.jsonl` those of row 0.
 
     Raises:
-        UserError: naming file and row of what can't be read.
+        UserError: naming file and row of what can't be read, or there is not one folder of answers for each matrix.
     """
-    matrix = Matrix.read(path)
-    document = metrics_of(
-        matrix,
-        baseline=None if baseline is None else read_references(baseline, matrix.tasks),
-        single=None if single is None else read_references(single, matrix.tasks),
+    if answers and len(answers) != len(paths):
+        hint = "give --answers once for each matrix, in their order"
+        raise UserError(f"{len(answers)} folders of answers for {len(paths)} matrices", where="--answers", hint=hint)
+    documents, runs = [], []
+    for place, path in enumerate(paths):
+        matrix = Matrix.read(path)
+        document = metrics_of(
+            matrix,
+            baseline=None if baseline is None else read_references(baseline, matrix.tasks),
+            single=None if single is None else read_references(single, matrix.tasks),
+        )
+        documents.append({**document.pop("metrics"), **document})
+        run = draw(matrix, rows_behind(matrix, _cell_path(matrix, answers[place])) if answers else {})
+        runs.append(run if baseline is None else _with_baseline(run, documents[-1]["FWT"]))
+    if len(paths) == 1 and not answers:
+        return documents[0]
+    return _together(documents, runs)
+
+
+def _with_baseline(run: Draws, value: float | None) -> Draws:
+    """The draws of a run whose forward transfer is against given scores, whose questions are not known."""
+
+    def without(values: Mapping[str, T]) -> dict[str, T]:
+        return {name: each for name, each in values.items() if name != "FWT"}
+
+    given = {} if value is None else {"FWT": value}
+    return replace(
+        run,
+        estimates={**without(run.estimates), **given},
+        values=without(run.values),
+        bias=without(run.bias),
+        undefined={**run.undefined, "FWT": "the questions behind the baseline are not known"},
     )
-    return {**document.pop("metrics"), **document}
+
+
+def _cell_path(matrix: Matrix, folder: Path) -> Callable[[int, int], Path]:
+    def path(row: int, column: int) -> Path:
+        found = folder / (ZERO_SHOT if row < 0 else matrix.stages[row]) / f"{matrix.tasks[column]}.jsonl"
+        if not found.resolve().is_relative_to(folder.resolve()):
+            raise UserError("its path leaves the folder of answers", where=str(found))
+        return found
+
+    return path
+
+
+def _together(documents: Sequence[dict[str, Any]], runs: Sequence[Draws]) -> dict[str, Any]:
+    """Means over runs with intervals; of one run its own document with them."""
+    found = {name: entry for name in METRICS if (entry := estimate(runs, name)) is not None}
+    intervals = {name: entry.to_dict() for name, entry in found.items()}
+    if len(runs) == 1:
+        return {**documents[0], "intervals": intervals}
+    return {
+        **{name: found[name].value if name in found else None for name in METRICS},
+        "undefined": {
+            name: next((doc["undefined"][name] for doc in documents if name in doc["undefined"]), "not of all runs")
+            for name in METRICS
+            if name not in found
+        },
+        "definitions": {name: documents[0]["definitions"][name] for name in METRICS},
+        "warnings": list(dict.fromkeys(text for doc in documents for text in doc["warnings"])),
+        "intervals": intervals,
+    }

@@ -56,6 +56,11 @@ def notes(matrix: Matrix) -> list[str]:
     cells = [cell for row in (*matrix.values, matrix.row0 or ()) for cell in row if cell is not None]
     if any(not 0 <= cell <= 1 for cell in cells):
         found.append("scores lie outside [0, 1]: values are on the scale of the matrix, and DR_REM has no meaning")
+    if any(cell > 1 for cell in cells) and (small := [cell for cell in cells if 0 < cell < 1]):
+        found.append(
+            f"percent mixed with fractions? {len(small)} of {len(cells)} scores lie between 0 and 1 ({small[0]:g}), "
+            f"others up to {max(cells):g}"
+        )
     return found
 
 

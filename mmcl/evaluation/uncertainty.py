@@ -26,7 +26,7 @@ ROWS = (
     "all stages; of one run, so other seeds are not in it"
 )
 RUNS = "95 % interval over runs (Student's t) and test questions (a bootstrap of their images) together"
-SPREAD = "95 % interval over runs (Student's t), each of which was asked other questions"
+SPREAD = "95 % interval over runs (Student's t), which had other questions each, or it is not known which"
 
 
 @dataclass(frozen=True, slots=True)

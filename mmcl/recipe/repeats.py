@@ -70,18 +70,7 @@ def repeat_problems(data: Mapping[str, Any]) -> list[Problem]:
                 for name, overrides in variants.items()
                 if path in _paths(overrides)
             ]
-    names = [f"{name}{end}" for name in variants for end in _ends(data.get("seeds"), data.get("orders"))]
-    return problems + [
-        Problem("variants", f"two runs would be called `{name}`", "Give one of the variants another name.")
-        for name in sorted({name for name in names if names.count(name) > 1})
-    ]
-
-
-def _ends(seeds: Any, orders: Any) -> list[str]:
-    if not all(value is None or isinstance(value, list | tuple) for value in (seeds, orders)):
-        return []
-    given = expand({"x": {}}, seeds or (), orders or ())
-    return [name.removeprefix("x") for name in given]
+    return problems
 
 
 def _paths(overrides: Mapping[Any, Any], start: str = "") -> Iterable[str]:

@@ -32,6 +32,8 @@ def document(folder: Path) -> dict[str, Any]:
     `matrix[i][j]` is the score in [0, 1] on task j after stage i, None where it was not measured. `cells[i][j]` says of
     how many `questions` `n` were asked, how many of these answers were `reused` from earlier stages, and the 95 %
     `interval` where not all were asked; `notes` is what a reader of the scores has to know.
+    `intervals` are those of the metrics over test questions. `summary` has the means of each variant over its seeds and
+    orders and the tests between variants, null until the run is finished.
     `front` names the variants that no other one beats in accuracy, learning and forgetting at once.
     `probes`, `losses`, `edits`, `knowledge` and `curves` are what was measured beside it, null where nothing was.
 
@@ -51,6 +53,7 @@ def document(folder: Path) -> dict[str, Any]:
             "row0_cells": None if variant.row0 is None else _cells(variant.tasks, variant.row0_cells),
             "notes": sampling(run),
             "metrics": dict(variant.metrics),
+            "intervals": dict(variant.intervals),
             "definitions": dict(variant.definitions),
             "cost": [
                 {"stage": stage.name, **{key: stage.cost.get(key) for key in COST_KEYS}} for stage in variant.stages
@@ -58,7 +61,8 @@ def document(folder: Path) -> dict[str, Any]:
             "routing": None if taken is None else taken.to_dict(),
             **variant.beside.to_dict(),
         }
-    return {"run": run.name, "variants": variants, "front": front(run)}
+    summary = None if run.summary is None else dict(run.summary.document)
+    return {"run": run.name, "variants": variants, "front": front(run), "summary": summary}
 
 
 def _cells(tasks: Sequence[str], cells: Mapping[str, CellInfo]) -> list[dict[str, Any] | None]:

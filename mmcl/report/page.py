@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from mmcl.report import units
+from mmcl.report import certainty, units
 from mmcl.report.beside import curve_chart, grids
 from mmcl.report.cells import CellInfo
 from mmcl.report.charts import Chart, Series, colour, line_chart, shape
@@ -86,6 +86,7 @@ def view(run: Run) -> dict[str, Any]:
         "variant_legend": [(name, slots[name]) for name in names],
         "average": _average_chart(run, slots),
         "comparison": comparison(run, slots, {name: _changes(run, name) for name in names}),
+        "certainty": certainty.view(run.summary),
         "reused": any(cell.taken_over for variant in run.variants for cell in variant.all_cells),
         "sampling": sampling(run),
         "ramp": [shade_style(shade(step / 10), shade(step / 10, DARK)) for step in range(11)],

@@ -14,6 +14,7 @@ from typing import Any
 from mmcl.errors import UserError
 from mmcl.report.beside import Beside, read_beside
 from mmcl.report.cells import CellInfo, read_cells
+from mmcl.report.certainty import Summary, read_summary
 from mmcl.report.files import expect, need, read_lines, read_object, read_yaml, score, texts
 
 Cell = float | None
@@ -86,6 +87,7 @@ class Variant:
         stages: all finished stages in order, also those without a row.
         planned: how many stages the run will have.
         metrics: continual-learning metrics; None where undefined, with the reason in `undefined`.
+        intervals: of the metrics, as in `metrics.json`; empty until the run is finished.
         definitions: of the metrics.
         warnings: what a reader of the metrics has to know.
         methods: in the order in which they compose.
@@ -102,6 +104,7 @@ class Variant:
     stages: tuple[Stage, ...] = ()
     planned: int = 0
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    intervals: Mapping[str, Any] = field(default_factory=dict)
     definitions: Mapping[str, str] = field(default_factory=dict)
     undefined: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -150,6 +153,7 @@ class Run:
     variants: tuple[Variant, ...]
     recipe: Mapping[str, Any]
     environment: Mapping[str, Any]
+    summary: Summary | None = None
 
 
 def read_run(folder: Path) -> Run:
@@ -172,6 +176,7 @@ def read_run(folder: Path) -> Run:
         ),
         recipe=read_yaml(recipe) if recipe.is_file() else {},
         environment=read_object(environment) if environment.is_file() else {},
+        summary=read_summary(folder),
     )
 
 
@@ -201,6 +206,7 @@ def _variant(folder: Path, results: Path, name: str, value: Any, where: str) -> 
         stages=tuple(stage for stage in stages if stage.done),
         planned=len(stages),
         metrics=expect(metrics.get("metrics", {}), dict, str(numbers), "metrics"),
+        intervals=expect(metrics.get("intervals", {}), dict, str(numbers), "intervals"),
         definitions=expect(metrics.get("definitions", {}), dict, str(numbers), "definitions"),
         undefined=expect(metrics.get("undefined", {}), dict, str(numbers), "undefined"),
         warnings=texts(metrics, "warnings", str(numbers)) if "warnings" in metrics else (),

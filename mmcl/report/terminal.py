@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mmcl.report import units
+from mmcl.report import certainty, units
 from mmcl.report.cells import CellInfo
 from mmcl.report.costs import cost_table
 from mmcl.report.heat import shade
@@ -45,7 +45,7 @@ def tables(folder: Path, console: Console) -> None:
             console.print(_routing(taken))
     for note in sampling(run):
         console.print(_text(note, "dim"))
-    for table in (_metrics(run), _cost(run, console)):
+    for table in (_metrics(run), *_certainty(run), _cost(run, console)):
         if table.row_count:
             console.print()
             console.print(table)
@@ -137,6 +137,31 @@ def _metrics(run: Run) -> Table:
         values = (Text(cell["text"], style="bold" if cell["best"] else "") for cell in row["cells"])
         table.add_row(_text(row["name"]), *values, _text(row["definition"]))
     return table
+
+
+def _certainty(run: Run) -> Iterator[Table]:
+    shown = certainty.view(run.summary)
+    if shown is None:
+        return
+    table = _table("means over a variant's runs, with 95 % intervals, in % or points")
+    for name in ("variant", "runs", *shown["columns"]):
+        table.add_column(name, justify="left" if name in ("variant", "runs") else "right")
+    for group, cells in shown["groups"]:
+        table.add_row(_text(group.name), group.repeats, *(cell.replace(" (", "\n(") for cell in cells))
+    yield table
+    if shown["pairs"]:
+        table = _table("differences in points; bold: they hold together with 95 % (p adjusted by Holm)")
+        for name in ("variant", "minus"):
+            table.add_column(name)
+        for name in shown["tested"]:
+            table.add_column(name, justify="right")
+        for one, other, cells in shown["pairs"]:
+            texts = (
+                Text(f"{text}\n{p}".rstrip().replace(" (", "\n("), style="bold" if holds else "")
+                for text, p, holds in cells
+            )
+            table.add_row(_text(one), _text(other), *texts)
+        yield table
 
 
 def _cost(run: Run, console: Console) -> Table:

@@ -114,7 +114,7 @@ def test_through_files(tmp_path: Path) -> None:
     matrix.write_csv(tmp_path / "m.csv")
     for name, scores in (("b", baseline), ("s", single)):
         (tmp_path / f"{name}.csv").write_text("stage,t0,t1,t2\nx," + ",".join(map(str, scores.values())) + "\n")
-    document = metrics_document(tmp_path / "m.csv", tmp_path / "b.csv", tmp_path / "s.csv")
+    document = metrics_document([tmp_path / "m.csv"], tmp_path / "b.csv", tmp_path / "s.csv")
     for theirs, ours in NAMES.items():
         if theirs in case["scores"]:
             same(document[ours], case["scores"][theirs])

@@ -158,6 +158,39 @@ def test_variants_share_what_is_the_same(tmp_path: Path) -> None:
     assert one.values[0] == two.values[0]  # nothing to replay in the first task
 
 
+def test_seeds_and_orders_of_every_variant(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    changes = {
+        "variants": {"plain": {"methods": ["finetune"]}, "replay": {"methods": [{"name": "replay", "rows": 8}]}},
+        "seeds": [0, 1],
+        "orders": ["given", "reversed"],
+    }
+    run(folder, **changes)
+    given, reverse = (Matrix.read(folder / f"variants/plain-s0-{order}/matrix.json") for order in changes["orders"])
+    assert given.tasks == given.stages == reverse.tasks[::-1] == reverse.stages[::-1]
+    # The model before any stage is the seed's, whatever the order and the method: it was asked once.
+    assert given.row0 is not None and reverse.row0 is not None and given.row0 == reverse.row0[::-1]
+    assert len(list(folder.glob("stages/00-start-*"))) == 2
+    assert len(list(folder.glob("stages/*/DONE"))) == 2 * 2 * 2 * 3
+    summary = json.loads((folder / "summary.json").read_text())
+    about = summary["groups"]["replay"]
+    assert (about["seeds"], about["orders"], len(about["runs"])) == ([0, 1], ["given", "reversed"], 4)
+    runs = [json.loads((folder / f"variants/{name}/metrics.json").read_text()) for name in about["runs"]]
+    for name, entry in about["metrics"].items():
+        assert entry["value"] == pytest.approx(sum(each["metrics"][name] for each in runs) / 4)
+        assert entry["runs"] == 2
+    alone = runs[0]["intervals"]["ACC"]
+    assert alone["value"] == runs[0]["metrics"]["ACC"] and alone["interval"][0] <= alone["interval"][1]
+    tested = {row["metric"]: row for row in summary["differences"]}
+    assert tested["ACC"]["one"] == "plain" and tested["ACC"]["runs"] == 2
+    page = (folder / "report.html").read_text()
+    assert "Means and intervals" in page and "2 seeds, 2 orders" in page
+    written = {path: path.stat().st_mtime_ns for path in folder.glob("stages/*/DONE")}
+    run(folder, **changes | {"orders": ["given"]})  # fewer of them: all is there already
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("stages/*/DONE")} == written
+    assert len(json.loads((folder / "summary.json").read_text())["groups"]["plain"]["runs"]) == 2
+
+
 SPY = '''
 from mmcl.protocols import Method
 

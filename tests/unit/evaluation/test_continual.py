@@ -178,6 +178,8 @@ def test_a_probe_is_left_out() -> None:
 def test_percent_is_said() -> None:
     warnings = metrics_of(Matrix(["a", "b"], ["a", "b"], [[80.0, 1.0], [60.0, 75.0]]))["warnings"]
     assert len(warnings) == 1 and "outside [0, 1]" in warnings[0]
+    mixed = metrics_of(Matrix(["a", "b"], ["a", "b"], [[80.0, None], [0.6, 75.0]]))["warnings"]
+    assert len(mixed) == 2 and "percent mixed with fractions? 1 of 3 scores" in mixed[1] and "(0.6)" in mixed[1]
 
 
 def test_functions_raise_undefined() -> None:
@@ -238,11 +240,11 @@ def test_a_model_that_never_changes_forgets_nothing(matrix: Matrix) -> None:
 def test_document_of_files(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("stage,a,b\nzero-shot,0.1,0.2\na,0.9,0.4\nb,0.5,0.8\n")
     (tmp_path / "s.csv").write_text("task,score\na,1\nb,0.7\n")
-    document = metrics_document(tmp_path / "m.csv", single=tmp_path / "s.csv")
+    document = metrics_document([tmp_path / "m.csv"], single=tmp_path / "s.csv")
     assert document["FM"] == pytest.approx(0.4)
     assert document["FWT"] == pytest.approx(0.2)
     assert document["intransigence"] == pytest.approx(0.0)
     assert document["undefined"] == {} and document["warnings"] == []
     assert document["definitions"]["BWT"] == DEFINITIONS["BWT"]
     (tmp_path / "m.json").write_text('{"tasks": ["a"], "stages": ["a"], "matrix": [[0.5]], "row0": null}')
-    assert metrics_document(tmp_path / "m.json")["ACC"] == 0.5
+    assert metrics_document([tmp_path / "m.json"])["ACC"] == 0.5

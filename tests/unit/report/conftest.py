@@ -132,7 +132,31 @@ def build(folder: Path, *, hostile: str = "", alone: bool = False) -> FakeRun:
         "variants": {} if alone else {"finetune": {}, "experts": {"methods": ["replay"], "train": {"epochs": 2}}},
     }
     (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
+    if not alone:
+        dump(folder / "summary.json", summary(hostile))
     return fake
+
+
+def summary(hostile: str) -> dict[str, Any]:
+    """Three seeds of one variant, one run of the other, whose forgetting has no interval."""
+
+    def value(middle: float, half: float | None, over: str, **more: float) -> dict[str, Any]:
+        ends = None if half is None else [middle - half, middle + half]
+        return {"value": middle, "interval": ends, "runs": 3, "over": over, **more}
+
+    over = f"95 % interval over runs {hostile}".strip()
+    seeds = ["finetune-s0", "finetune-s1", "finetune-s2"]
+    finetune = {"ACC": value(0.367, 0.041, over), "BWT": value(-0.8, 0.1, over), "FM": value(0.8, None, "no interval")}
+    return {
+        "groups": {
+            "finetune": {"runs": seeds, "seeds": [0, 1, 2], "orders": [], "metrics": finetune},
+            "experts": {"runs": ["experts"], "seeds": [], "orders": [], "metrics": {"ACC": value(0.817, 0.02, over)}},
+        },
+        "differences": [
+            {"one": "finetune", "other": "experts", "metric": "ACC"} | value(-0.45, 0.05, over, p=0.0001, p_holm=0.0002)
+        ],
+        "definitions": {},
+    }
 
 
 def _variant(

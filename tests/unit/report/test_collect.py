@@ -39,11 +39,22 @@ def edit(path: Path, change: Callable[[Any], Any]) -> None:
 
 def test_document_has_the_documented_keys_and_the_matrix(fake_run: Any) -> None:
     got = document(fake_run.folder)
-    assert set(got) == {"run", "variants", "front"}
+    assert set(got) == {"run", "variants", "front", "summary"}
     assert got["run"] == "easy-vqa"
     assert list(got["variants"]) == ["finetune", "experts"]
     keys = {"tasks", "stages", "matrix", "row0", "cells", "row0_cells", "notes"}
-    keys |= {"metrics", "definitions", "cost", "routing", "probes", "losses", "edits", "knowledge", "curves"}
+    keys |= {
+        "metrics",
+        "intervals",
+        "definitions",
+        "cost",
+        "routing",
+        "probes",
+        "losses",
+        "edits",
+        "knowledge",
+        "curves",
+    }
     for name, variant in got["variants"].items():
         assert set(variant) == keys
         assert variant["tasks"] == list(fake_run.tasks)

@@ -154,7 +154,8 @@ def test_metrics_stand_with_definitions_and_the_best_is_marked(make_run: Any) ->
     got = page(make_run().folder)
     best = [text for _, text in got.all("td", "best")]
     assert best[:3] == ["90.0 % (best)", "81.7 % (best)", "7.5 pts (best)"]  # of the comparison
-    assert best[3:] == [f"{text} (best)" for text in ("81.7 %", "90.0 %", "-7.5 pts", "7.5 pts", "81.7 %")]
+    assert best[3] == "-45.0 (-50.0 to -40.0)"  # of the differences
+    assert best[4:] == [f"{text} (best)" for text in ("81.7 %", "90.0 %", "-7.5 pts", "7.5 pts", "81.7 %")]
     names = [text for _, text in got.all("th") if text in ("ACC", "OP", "MFT", "BWT", "FM", "MTIL_last")]
     assert names == ["ACC", "OP", "MFT", "BWT", "FM", "MTIL_last"]
     cells = [text for attrs, text in got.all("td", "series")]
