@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcl.report import units
+from mmcl.report.csvs import csv_link
 from mmcl.report.files import expect, need, read_object
 
 SHOWN = ("ACC", "MAA", "MFT", "BWT", "FM", "FWT")
@@ -161,9 +162,33 @@ def view(summary: Summary | None) -> dict[str, Any] | None:
             )
             for (one, other), values in summary.pairs.items()
         ],
+        "csv": csv_link(_means_rows(summary)),
+        "pairs_csv": csv_link(_difference_rows(summary)),
         "left_out": len(summary.differences) - len(summary.pairs),
         "over": summary.over,
     }
+
+
+def _means_rows(summary: Summary) -> list[Sequence[str | float | None]]:
+    return [
+        ("variant", "runs", "metric", "value", "low", "high"),
+        *(
+            (group.name, len(group.runs), name, value.value, *(value.ends or (None, None)))
+            for group in summary.groups
+            for name, value in group.metrics.items()
+        ),
+    ]
+
+
+def _difference_rows(summary: Summary) -> list[Sequence[str | float | None]]:
+    return [
+        ("variant", "minus", "metric", "difference", "low", "high", "p_holm"),
+        *(
+            (one, other, name, value.value, *(value.ends or (None, None)), value.p)
+            for (one, other), values in summary.differences.items()
+            for name, value in values.items()
+        ),
+    ]
 
 
 def _value(data: Any, where: str, what: str) -> Value:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mmcl.report.cells import CellInfo
 from mmcl.report.charts import Chart, Series, colour, line_chart, shape
 from mmcl.report.comparison import comparison
 from mmcl.report.costs import cost_charts, cost_table
+from mmcl.report.csvs import csv_link
 from mmcl.report.gallery import forgotten
 from mmcl.report.heat import DARK, LIGHT, Shade, shade
 from mmcl.report.routing import Routing, routing
@@ -73,6 +74,7 @@ def view(run: Run) -> dict[str, Any]:
                 "summary": summary(variant),
                 "figures": _figures(variant, taken[variant.name]),
                 "heat": heat_map(variant),
+                "csv": csv_link(_matrix_rows(variant)),
                 "chart": _task_chart(variant, tasks),
                 "routing": _confusion(taken[variant.name]),
                 "gallery": forgotten(variant, run.folder),
@@ -191,6 +193,13 @@ def heat_map(variant: Variant) -> list[dict[str, Any]]:
         if any(variant.change(task) is not None for task in variant.tasks)
         else []
     )
+
+
+def _matrix_rows(variant: Variant) -> list[Sequence[str | float | None]]:
+    """The file `matrix.csv`."""
+    before = [] if variant.row0 is None else [(BEFORE, *variant.row0)]
+    after = [(label, *row) for label, row in zip(variant.rows, variant.matrix, strict=True)]
+    return [("stage", *variant.tasks), *before, *after]
 
 
 def _known(info: CellInfo, variant: Variant, digits: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmcl.report import units
@@ -32,11 +33,24 @@ def front(run: Run) -> list[str]:
 
     Empty where fewer than two variants have all three.
     """
-    known: dict[str, tuple[float, ...]] = {}
+    known: dict[str, tuple[float | None, float | None, float | None]] = {}
     for variant in run.variants:
         values = [variant.metrics.get(name) for name in ("ACC", "MFT", "FM")]
         if all(isinstance(value, int | float) for value in values):
-            known[variant.name] = (float(values[0]), float(values[1]), -float(values[2]))  # type: ignore[arg-type]
+            known[variant.name] = (float(values[0]), float(values[1]), float(values[2]))  # type: ignore[arg-type]
+    return not_beaten(known)
+
+
+def not_beaten(sides: Mapping[str, tuple[float | None, float | None, float | None]]) -> list[str]:
+    """Names that no other one beats in accuracy, learning and (less is better) forgetting at once.
+
+    Empty where fewer than two have all three.
+    """
+    known = {
+        name: (accuracy, learning, -forgetting)
+        for name, (accuracy, learning, forgetting) in sides.items()
+        if accuracy is not None and learning is not None and forgetting is not None
+    }
     if len(known) < 2:
         return []
 

@@ -145,7 +145,7 @@ def summary(hostile: str) -> dict[str, Any]:
         return {"value": middle, "interval": ends, "runs": 3, "over": over, **more}
 
     over = f"95 % interval over runs {hostile}".strip()
-    seeds = ["finetune-s0", "finetune-s1", "finetune-s2"]
+    seeds = ["finetune"]
     finetune = {"ACC": value(0.367, 0.041, over), "BWT": value(-0.8, 0.1, over), "FM": value(0.8, None, "no interval")}
     return {
         "groups": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -13,6 +14,7 @@ from rich.console import Console
 from mmcl.errors import UserError
 from mmcl.report import document, tables, write
 from mmcl.report.certainty import MANY, Value, read_summary
+from mmcl.report.csvs import csv_link
 
 
 def test_the_page(make_run: Any) -> None:
@@ -71,3 +73,37 @@ def test_a_broken_summary_is_named(make_run: Any) -> None:
     with pytest.raises(UserError, match=r"finetune\.ACC\.interval should be a number") as caught:
         write(fake.folder)
     assert "summary.json" in caught.value.problems[0].where
+
+
+def csv_of(page: str, name: str) -> str:
+    (found,) = re.findall(rf'<a href="data:text/csv;charset=utf-8;base64,([^"]+)" download="{name}.csv"', page)
+    return base64.b64decode(found).decode()
+
+
+def test_the_numbers_of_the_figures_can_be_taken_away(make_run: Any) -> None:
+    page = write(make_run().folder).read_text(encoding="utf-8")
+    means = csv_of(page, "means").splitlines()
+    assert means[0] == "variant,runs,metric,value,low,high" and means[1].startswith("finetune,1,ACC,0.367,0.326,0.40")
+    assert csv_of(page, "differences").splitlines()[1].startswith("finetune,experts,ACC,-0.45,-0.5,-0.4,0.0002")
+    compared = csv_of(page, "comparison").splitlines()
+    assert compared[0].startswith("variant,Average accuracy,Learned (MFT),Forgetting (FM)") and len(compared) == 3
+    matrix = csv_of(page, "matrix-finetune").splitlines()
+    assert matrix[0].startswith("stage,shape,color") and matrix[-1].startswith("03-yes-no,0.0,0.25,0.85")
+
+
+def test_a_text_in_a_file_is_no_formula() -> None:
+    address = csv_link([("=1+1", -1.5, None, 'a "b", c')])
+    text = base64.b64decode(address.partition("base64,")[2]).decode()
+    assert text == '\'=1+1,-1.5,,"a ""b"", c"\n'
+
+
+def test_runs_of_one_variant_stand_in_one_row(make_run: Any) -> None:
+    fake = make_run()
+    about = json.loads((fake.folder / "summary.json").read_text())
+    one = {**about["groups"]["finetune"], "runs": ["finetune", "experts"]}
+    (fake.folder / "summary.json").write_text(json.dumps({**about, "groups": {"both": one}}))
+    assert 'id="comparison"' not in write(fake.folder).read_text(encoding="utf-8")  # one variant has nothing beside it
+    again = {**one, "runs": ["experts"]}
+    (fake.folder / "summary.json").write_text(json.dumps({**about, "groups": {"x": again}}))
+    rows = csv_of(write(fake.folder).read_text(encoding="utf-8"), "comparison").splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["x", "finetune"]
