@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmcl.data.types import Task
+from mmcl.data.types import Sample, Task
 from mmcl.evaluation.predictions import read_predictions
 from mmcl.stages import Stage, rows_of
 
@@ -22,7 +22,6 @@ def write_thumbnails(folder: Path, stages: Sequence[Stage], columns: Sequence[Ta
         columns: the scored tasks, with their test questions.
     """
     rows = rows_of(stages)
-    gallery = folder / "gallery"
     for task in columns:
         learned = next((stage for stage in rows if task.name in stage.tasks), rows[-1])
         if learned is rows[-1]:
@@ -35,10 +34,15 @@ def write_thumbnails(folder: Path, stages: Sequence[Stage], columns: Sequence[Ta
         lost = [row.id for row, score in after if (score or 0.0) < (was.get(row.id) or 0.0)]
         samples = {sample.id: sample for sample in task.test}
         for key in lost[:MOST]:
-            for image in samples[key].images:
-                path = gallery / f"{image.digest}.png"
-                if not path.exists():
-                    gallery.mkdir(exist_ok=True)
-                    picture = image.open()
-                    picture.thumbnail((SIZE, SIZE))
-                    picture.save(path)
+            write_images(folder, samples[key])
+
+
+def write_images(folder: Path, sample: Sample) -> None:
+    """Write the thumbnails of one question's images."""
+    for image in sample.images:
+        path = folder / "gallery" / f"{image.digest}.png"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            picture = image.open()
+            picture.thumbnail((SIZE, SIZE))
+            picture.save(path)

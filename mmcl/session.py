@@ -89,6 +89,19 @@ class Session:
 
     # ------------------------------------------------------------------------------------------- train, save, load
 
+    def open(self, stage: Stage, task: Task) -> Methods:
+        """The stage's methods, with its parts set to train and the projector measured on the task's images."""
+        methods = self.active(stage)
+        self.model.recipe_train = stage.trainable
+        self.model.set_trainable(stage.trainable)
+        self.model.calibrate(task.train)
+        return methods
+
+    def begin(self, methods: Methods, task: Task, tasks: Mapping[str, Task]) -> None:
+        """Let methods begin a task; `tasks` by name are at least those that they have been through."""
+        seen = {name: [tasks[key] for key in self.seen.get(name, [])] for name in methods.methods}
+        methods.begin_task(self.model, task, seen)
+
     def train(self, stage: Stage, tasks: Mapping[str, Task], folder: Path) -> dict[str, Any]:
         """Train the stage and write its folder; returns the manifest.
 
@@ -101,11 +114,7 @@ class Session:
         torch.manual_seed(seed)
         rng = random.Random(seed)
         started = time.perf_counter()
-        methods = self.active(stage)
-        self.model.recipe_train = stage.trainable
-        self.model.set_trainable(stage.trainable)
-        self.model.calibrate(task.train)
-        seen = {name: [tasks[key] for key in self.seen.get(name, [])] for name in methods.methods}
+        methods = self.open(stage, task)
         objective: Objective = registry.build("objectives", stage.objective, self.recipe.folder)
         selection: dict[str, list[str]] = {}
         if stage.select is not None:
@@ -113,7 +122,7 @@ class Session:
             routes = methods.assign(self.model, task.train)
             kept, selection = select(self.model, task.train, routes, stage.select, objective, earlier=before)
             task = replace(task, train=kept)
-        methods.begin_task(self.model, task, seen)
+        self.begin(methods, task, tasks)
         trainable = sum(parameter.numel() for parameter in self.model.trainable().values())
         curve = self._curve(stage) if self.recipe.evaluate.curve and stage.columns else None
         cost = train_task(

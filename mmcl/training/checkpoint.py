@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -100,10 +100,21 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, torch.Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"cannot read the checkpoint: {error}", where=str(path), hint="delete the stage's folder to train it again"
-        ) from error
+        raise _unreadable(path, error) from error
     return tensors
+
+
+def tensor_names(path: Path) -> list[str]:
+    """Names of the tensors in a file, which is not read whole.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
@@ -118,3 +129,8 @@ def bytes_of(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    hint = "delete the stage's folder to train it again"
+    return UserError(f"cannot read the checkpoint: {error}", where=str(path), hint=hint)
