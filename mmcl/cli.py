@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmcl.cli_anatomy import anatomy
 from mmcl.cli_bench import bench
 from mmcl.cli_export import export
 from mmcl.cli_output import (
@@ -24,6 +25,7 @@ from mmcl.cli_output import (
     print_problems,
     print_result,
     print_table,
+    run_folder,
     show_progress,
 )
 from mmcl.cli_scores import metrics, score
@@ -139,7 +141,7 @@ def report(run: RunArgument, as_json: Json = False) -> Result:
       mmcl report runs/quickstart
       mmcl report runs/quickstart --json
     """
-    _run_folder(run)
+    run_folder(run)
     return _report(run)
 
 
@@ -159,7 +161,7 @@ def evaluate(
       mmcl eval runs/quickstart --task shape
       mmcl eval runs/quickstart --stage color --task shape --sample 100 --json
     """
-    _run_folder(run)
+    run_folder(run)
     from mmcl import revisit
 
     with show_progress() as progress:
@@ -191,7 +193,7 @@ def ask(
       mmcl ask runs/quickstart --image cat.png "what is this?"
       mmcl ask runs/quickstart --image circle.png "what shape is it?" --stage all
     """
-    _run_folder(run)
+    run_folder(run)
     if image is not None and not image.is_file():
         raise UserError("there is no such image", where=str(image))
     from mmcl import revisit
@@ -264,6 +266,7 @@ def fetch(
     return Result({"name": name, "folder": str(folder)}, lambda console: console.print(str(folder), markup=False))
 
 
+app.command()(anatomy)
 app.command()(metrics)
 app.command()(score)
 app.command()(export)
@@ -271,12 +274,6 @@ app.command()(bench)
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
-
-
-def _run_folder(folder: Path) -> None:
-    if not (folder / "run.json").is_file():
-        hint = "Give the folder that `mmcl run` wrote, such as runs/quickstart."
-        raise UserError("this is no folder of a run: it has no run.json", where=str(folder), hint=hint)
 
 
 def _report(folder: Path) -> Result:

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from mmcl.errors import Problem, UserError
@@ -35,6 +35,13 @@ class Result:
     document: Any
     show: Callable[[Console], None]
     code: int = DONE
+
+
+def run_folder(folder: Path) -> None:
+    """Raise a UserError if this is no folder of a run."""
+    if not (folder / "run.json").is_file():
+        hint = "Give the folder that `mmcl run` wrote, such as runs/quickstart."
+        raise UserError("this is no folder of a run: it has no run.json", where=str(folder), hint=hint)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,6 @@
 
 from mmcl.report.collect import document
 from mmcl.report.page import write
-from mmcl.report.terminal import tables
+from mmcl.report.terminal import anatomy_tables, tables
 
-__all__ = ["document", "tables", "write"]
+__all__ = ["anatomy_tables", "document", "tables", "write"]

@@ -35,7 +35,8 @@ def document(folder: Path) -> dict[str, Any]:
     `intervals` are those of the metrics over test questions. `summary` has the means of each variant over its seeds and
     orders and the tests between variants, null until the run is finished.
     `front` names the variants that no other one beats in accuracy, learning and forgetting at once.
-    `probes`, `losses`, `edits`, `knowledge` and `curves` are what was measured beside it, null where nothing was.
+    `probes`, `losses`, `edits`, `knowledge` and `curves` are what was measured beside it, `anatomy` what `mmcl anatomy`
+    found; null where nothing was.
 
     Raises:
         UserError: naming file and line, if the folder is no run or a file in it is broken.
@@ -60,6 +61,7 @@ def document(folder: Path) -> dict[str, Any]:
             ],
             "routing": None if taken is None else taken.to_dict(),
             **variant.beside.to_dict(),
+            "anatomy": None if variant.anatomy is None else dict(variant.anatomy),
         }
     summary = None if run.summary is None else dict(run.summary.document)
     return {"run": run.name, "variants": variants, "front": front(run), "summary": summary}

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
+from mmcl.report.pictures import Picture, thumbnail
 from mmcl.report.run import Answer, Variant
-
-THUMBNAIL = 128
-"""Largest side of an embedded image, in pixels."""
 
 PER_TASK = 8
 """Questions shown of each task."""
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """An image of a question: `uri` is a data: URI, or None where there is no readable thumbnail."""
-
-    name: str
-    uri: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +102,3 @@ def _forgotten(old: Answer, new: Answer, folder: Path) -> Forgotten:
     pictures = tuple(Picture(name, thumbnail(folder / "gallery", digest)) for name, digest in new.images)
     question = new.prompt.replace("<image>", "").strip()
     return Forgotten(question, tuple(dict.fromkeys(new.references)), old, new, pictures)
-
-
-def thumbnail(folder: Path, digest: str) -> str | None:
-    """The image's thumbnail as a data: URI; None if the run kept none, or the file is no readable PNG."""
-    path = folder / f"{digest}.png"
-    if not re.fullmatch(r"[0-9a-f]{8,128}", digest) or not path.is_file():
-        return None
-    out = io.BytesIO()
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            image.thumbnail((THUMBNAIL, THUMBNAIL))
-            image.save(out, "PNG", optimize=True)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises for a broken PNG
-        return None
-    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode('ascii')}"

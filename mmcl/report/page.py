@@ -8,10 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mmcl.report import certainty, units
+from mmcl.report import anatomy, certainty, units
 from mmcl.report.beside import curve_chart, grids
 from mmcl.report.cells import CellInfo
 from mmcl.report.charts import Chart, Series, colour, line_chart, shape
@@ -41,13 +41,17 @@ def write(folder: Path) -> Path:
 
 def render(run: Run) -> str:
     """The page's HTML. Every text of the run is escaped by the template engine."""
-    package = files(__package__)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("mmcl.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(percent=units.percent, plain=units.plain, lines=units.lines, count=units.exact)
     environment.filters.update(mark=shape, colour=colour)
-    template = environment.from_string(package.joinpath("template.html").read_text(encoding="utf-8"))
-    css = Markup(package.joinpath("style.css").read_text(encoding="utf-8"))  # our own file, not a run's text
-    return template.render(css=css, **view(run))
+    css = Markup(files(__package__).joinpath("style.css").read_text(encoding="utf-8"))  # our own file, not a run's text
+    return environment.get_template("template.html").render(css=css, **view(run))
 
 
 def view(run: Run) -> dict[str, Any]:
@@ -78,6 +82,7 @@ def view(run: Run) -> dict[str, Any]:
                 "chart": _task_chart(variant, tasks),
                 "routing": _confusion(taken[variant.name]),
                 "gallery": forgotten(variant, run.folder),
+                "anatomy": _anatomy(variant, run.folder),
                 "behind": len(variant.rows) > 1,
                 "beside": grids(variant.beside),
                 "learning": curve_chart(variant.name, variant.beside, tasks),
@@ -221,6 +226,23 @@ def _cell(value: Cell, what: str, digits: int = 1) -> dict[str, Any]:
         return {"text": None, "title": f"{what}: not measured", "style": "", **PLAIN}
     style = shade_style(shade(value, LIGHT), shade(value, DARK))
     return {"text": units.cell(value, digits), "title": f"{what}: {units.percent(value, 2)}", "style": style, **PLAIN}
+
+
+def _anatomy(variant: Variant, folder: Path) -> dict[str, Any] | None:
+    found = anatomy.view(variant.anatomy, folder)
+    if found is not None:
+        found["confusion"]["rows"] = [
+            (
+                task,
+                [
+                    _cell(share, f"{task}: {count} of {total} answers belong to {name}")
+                    | {"text": f"{count:,}", "own": name == task}
+                    for share, count, total, name in cells
+                ],
+            )
+            for task, cells in found["confusion"]["rows"]
+        ]
+    return found
 
 
 def _confusion(taken: Routing | None) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcl.errors import UserError
+from mmcl.report.anatomy import read_anatomy
 from mmcl.report.beside import Beside, read_beside
 from mmcl.report.cells import CellInfo, read_cells
 from mmcl.report.certainty import Summary, read_summary
@@ -92,6 +93,7 @@ class Variant:
         warnings: what a reader of the metrics has to know.
         methods: in the order in which they compose.
         beside: what was measured beside the matrix.
+        anatomy: what the losses are made of, as in `anatomy.json`; None until `mmcl anatomy` has been run.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Variant:
     warnings: tuple[str, ...] = ()
     methods: tuple[MethodUse, ...] = ()
     beside: Beside = field(default_factory=Beside)
+    anatomy: Mapping[str, Any] | None = None
 
     @property
     def oracle(self) -> tuple[str, ...]:
@@ -212,6 +215,7 @@ def _variant(folder: Path, results: Path, name: str, value: Any, where: str) -> 
         warnings=texts(metrics, "warnings", str(numbers)) if "warnings" in metrics else (),
         methods=tuple(_method(method, where) for method in expect(entry.get("methods", []), list, where, "methods")),
         beside=read_beside(results, {stage.label: stage.curve for stage in stages if stage.done}),
+        anatomy=read_anatomy(results),
     )
 
 

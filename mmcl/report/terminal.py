@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mmcl.report import certainty, units
+from mmcl.report import anatomy, certainty, units
 from mmcl.report.cells import CellInfo
 from mmcl.report.costs import cost_table
 from mmcl.report.heat import shade
@@ -43,12 +43,22 @@ def tables(folder: Path, console: Console) -> None:
         taken = routing(variant)
         if taken is not None:
             console.print(_routing(taken))
+        if variant.anatomy is not None:
+            console.print(_anatomy(variant.anatomy))
     for note in sampling(run):
         console.print(_text(note, "dim"))
     for table in (_metrics(run), *_certainty(run), _cost(run, console)):
         if table.row_count:
             console.print()
             console.print(table)
+
+
+def anatomy_tables(documents: Mapping[str, Mapping[str, Any]], console: Console) -> None:
+    """Print what the losses of each variant are made of."""
+    for name, found in documents.items():
+        if len(documents) > 1:
+            console.print(_text(name, "bold"))
+        console.print(_anatomy(found))
 
 
 def _text(text: str, style: str = "") -> Text:
@@ -124,6 +134,17 @@ def _routing(taken: Routing) -> Table:
         total = sum(counts)
         cells = (_heat(count / total if total else None, f"{count:,}") for count in counts)
         table.add_row(_text(task), *cells, Text(units.percent(accuracy)))
+    return table
+
+
+def _anatomy(document: Mapping[str, Any]) -> Table:
+    columns, rows = anatomy.summary_rows(document)
+    table = _table(f"points lost up to {units.plain(document['stage'])}, by cause")
+    table.add_column("task")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for task, cells in rows:
+        table.add_row(_text(task), *(Text("" if text == "0.0" else text) for text in cells))
     return table
 
 
