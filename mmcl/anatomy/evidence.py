@@ -73,19 +73,27 @@ class Look:
     """A task's questions at one stage, with other images.
 
     Attributes:
-        images: score with each kind of image: `blank`, `foreign`, `disordered`; empty for a task without images.
-        texts: the answers with each.
+        images: score of the questions with images, with each kind of image: `own`, `blank`, `foreign`, `disordered`;
+            empty for a task without images.
+        unmoved: places of the questions whose answer stays the same with a blank and with a foreign image.
         image_states: see `image_states`.
         text_states: see `text_states`.
     """
 
     images: Mapping[str, float]
-    texts: Mapping[str, Sequence[str]]
+    unmoved: frozenset[int]
     image_states: Vectors
     text_states: Vectors
 
 
-def look(model: Assembly, asker: Asker, samples: Samples, routes: Sequence[Route], others: Samples) -> Look:
+def look(
+    model: Assembly,
+    asker: Asker,
+    samples: Samples,
+    routes: Sequence[Route],
+    texts: Sequence[str],
+    others: Samples,
+) -> Look:
     """Ask the questions with other images, each over its own route, and take the states of images and texts.
 
     Args:
@@ -93,18 +101,21 @@ def look(model: Assembly, asker: Asker, samples: Samples, routes: Sequence[Route
         asker: of the task.
         samples: of one task.
         routes: that the samples take with their own images.
+        texts: the answers with their own images.
         others: samples of other tasks, for foreign images; of the same task if there is no other.
     """
-    texts: dict[str, list[str]] = {}
-    if any(sample.images for sample in samples):
-        changed = {
-            "blank": blank(samples),
-            "foreign": foreign(samples, others),
-            "disordered": disordered(model, samples),
-        }
-        texts = {kind: asker.answers(model, each, routes, f"{kind} images") for kind, each in changed.items()}
-    scores = {kind: asker.corpus(samples, found) for kind, found in texts.items()}
-    return Look(scores, texts, image_states(model, samples, routes), text_states(model, samples, routes))
+    places = [k for k, sample in enumerate(samples) if sample.images]
+    scores: dict[str, float] = {}
+    unmoved: frozenset[int] = frozenset()
+    if places:
+        shown, along = [samples[k] for k in places], [routes[k] for k in places]
+        changed = {"blank": blank(shown), "foreign": foreign(shown, others), "disordered": disordered(model, shown)}
+        own = [texts[k] for k in places]
+        found = {kind: asker.answers(model, each, along, f"{kind} images") for kind, each in changed.items()}
+        scores = {kind: asker.corpus(shown, answers) for kind, answers in {"own": own, **found}.items()}
+        triples = zip(places, own, found["blank"], found["foreign"], strict=True)
+        unmoved = frozenset(k for k, *answers in triples if len(set(answers)) == 1)
+    return Look(scores, unmoved, image_states(model, samples, routes), text_states(model, samples, routes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +227,7 @@ def gather(
                 vision=scores["vision"][at],
                 language=scores["language"][at],
                 both=scores["together"][at],
-                blind=bool(look.texts) and all(look.texts[kind][k] == asked.texts[k] for kind in ("blank", "foreign")),
+                blind=k in look.unmoved,
                 foreign=sets.foreign(asked.texts[k], asked.task.name),
             )
         )

@@ -41,9 +41,10 @@ EXAMPLES = 6
 """Questions shown of each part of a loss."""
 
 IMAGES = (
-    "Score of the same questions over the same routes with grey images of the same size (blank), with images of other "
-    "tasks (foreign; of the same task where there is no other), and with their own visual tokens in a random order "
-    "(disordered). A task whose score hardly falls with them was not answered from its images."
+    "Score of the questions that have images, over the same routes, with their own images, with grey ones of the same "
+    "size (blank), with images of other tasks (foreign; of the same task where there is no other), and with their own "
+    "visual tokens in a random order (disordered). A task whose score hardly falls with these was not answered from "
+    "its images."
 )
 TRANSPLANTS = (
     "Score of the later model with one part as it was at the stage that learned the task, over each question's own "
@@ -214,14 +215,14 @@ class _Subject:
         others = [sample for column in self.columns if column is not task for sample in column.test] or list(task.test)
         session = self._at(learned)
         methods = session.active(learned)
-        then = look(session.model, asker, samples, methods.select(session.model, samples), others)
+        then = look(session.model, asker, samples, methods.select(session.model, samples), was, others)
         tensors = self._tensors(session)
         del session  # before the next one takes as much memory
         fresh, patterns = self._from_parent(learned, found, asker)
         session = self._at(self.later)
         methods = session.active(self.later)
         routes = methods.select(session.model, samples)
-        now = look(session.model, asker, samples, routes, others)
+        now = look(session.model, asker, samples, routes, found.texts, others)
         state = session.model.state()
         learned_tensors = {name: value for name, value in tensors.items() if not value.equal(state[name].cpu())}
         evidence = gather(

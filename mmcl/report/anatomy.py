@@ -154,8 +154,7 @@ def _images(entry: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     known = entry.get("images")
     if not known:
         return []
-    before = {"own": entry["before"], **known["before"]}
-    after = {"own": entry["after"], **known["after"]}
+    before, after = known["before"], known["after"]
     return [(name, units.percent(before.get(kind)), units.percent(after.get(kind))) for kind, name in KINDS]
 
 

@@ -69,3 +69,26 @@ class Lost(ProjectorExperts):
     def select(self, model: Model, samples: Samples) -> Sequence[Route]:
         experts = list(self._units)
         return [self._route(experts[-1]) if experts else BASE for _ in samples]
+
+
+class Opposites:
+    """Two tasks with the same questions and opposite answers, every second question without an image."""
+
+    def tasks(self) -> Sequence[Task]:
+        (colour,) = Shapes(tasks=["colour"], train_size=96, test_size=12).tasks()
+        return [self.task(colour, "first", "yes"), self.task(colour, "second", "no")]
+
+    def task(self, base: Task, name: str, answer: str) -> Task:
+        train = [self.sample(sample, name, place) for place, sample in enumerate(base.train)]
+        test = [self.sample(sample, name, place) for place, sample in enumerate(base.test)]
+        return Task(
+            name,
+            [answered(sample.replace(turns=(*sample.turns, Turn("assistant", ""))), name, answer) for sample in train],
+            [sample.replace(answers=(answer,)) for sample in test],
+            choices=("yes", "no"),
+        )
+
+    def sample(self, sample: Sample, task: str, place: int) -> Sample:
+        text = sample.question if place % 2 else sample.turns[0].text
+        images = () if place % 2 else sample.images
+        return sample.replace(task=task, id=f"{place}", turns=(Turn("user", text),), images=images)
