@@ -24,7 +24,7 @@ def anatomy(
     task: Annotated[list[str] | None, typer.Option(metavar="TASK", help="Only this task; may be repeated.")] = None,
     sample: Annotated[int, typer.Option(min=1, help="At most so many questions of each task.")] = 200,
     relearn: Annotated[int, typer.Option(min=0, help="Learn so many samples of each task again; 0: none.")] = 32,
-    steps: Annotated[int, typer.Option(min=1, help="For so many optimiser steps.")] = 32,
+    steps: Annotated[int, typer.Option(min=1, help="For so many optimiser steps.")] = 16,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False,
 ) -> Result:
     """Find out why a run forgot what it forgot.

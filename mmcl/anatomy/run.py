@@ -64,7 +64,7 @@ class Options:
 
     sample: int = 200
     relearn: int = 32
-    steps: int = 32
+    steps: int = 16
 
 
 def anatomy(
