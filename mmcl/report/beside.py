@@ -9,6 +9,7 @@ from typing import Any
 
 from mmcl.report import units
 from mmcl.report.charts import Chart, Series, line_chart
+from mmcl.report.csvs import csv_link
 from mmcl.report.files import need, read_object
 
 
@@ -74,6 +75,11 @@ class Grid:
     rows: Sequence[Sequence[str]]
     note: str
 
+    @property
+    def csv(self) -> str:
+        """The table as a file."""
+        return csv_link([self.columns, *self.rows])
+
 
 def grids(beside: Beside) -> list[Grid]:
     """The tables of a variant; empty where nothing was measured beside the matrix."""
@@ -103,6 +109,17 @@ def curve_chart(name: str, beside: Beside, tasks: Sequence[str]) -> Chart | None
     stops = tuple(f"{100 * part / (parts - 1):.0f} %" for part in range(parts))
     title, axis = f"{name}: while training, %", "of the stage's samples"
     return line_chart(title, series, stops, top=1.0, show=lambda value: units.percent(value, 0), x_title=axis)
+
+
+def curve_rows(beside: Beside) -> list[Sequence[str | float | None]]:
+    """Every point of every learning curve."""
+    rows = [
+        (label, int(point["samples"]), task, score)
+        for label, points in beside.curves.items()
+        for point in points
+        for task, score in point["scores"].items()
+    ]
+    return [("stage", "samples", "task", "score"), *rows]
 
 
 def _probes(document: Mapping[str, Any]) -> Grid:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,17 @@ def cost_table(run: Run) -> dict[str, Any]:
         if rows:
             groups.append({"variant": variant.name, "rows": rows, "total": total if len(rows) > 1 else []})
     return {"columns": [column.name for column in shown], "groups": groups}
+
+
+def cost_rows(run: Run) -> list[Sequence[str | float | None]]:
+    """All costs of all stages, as recorded."""
+    keys = list(dict.fromkeys(key for variant in run.variants for stage in variant.stages for key in stage.cost))
+    rows = [
+        (variant.name, stage.label, *(stage.cost.get(key) for key in keys))
+        for variant in run.variants
+        for stage in variant.stages
+    ]
+    return [("variant", "stage", *keys), *rows]
 
 
 def _exact(column: Column, cost: Mapping[str, float]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mmcl.report import anatomy, certainty, units
-from mmcl.report.beside import curve_chart, grids
+from mmcl.report.beside import curve_chart, curve_rows, grids
 from mmcl.report.cells import CellInfo
 from mmcl.report.charts import Chart, Series, colour, line_chart, shape
 from mmcl.report.comparison import comparison
-from mmcl.report.costs import cost_charts, cost_table
+from mmcl.report.costs import cost_charts, cost_rows, cost_table
 from mmcl.report.csvs import csv_link
-from mmcl.report.gallery import forgotten
+from mmcl.report.gallery import PER_TASK, forgotten
 from mmcl.report.heat import DARK, LIGHT, Shade, shade
 from mmcl.report.routing import Routing, routing
 from mmcl.report.run import Cell, Row, Run, Variant, read_run
 from mmcl.report.summary import BEFORE, averages, metric_rows, sampling, summary
+
+FEW = 2
+"""Questions shown of each task where a run repeats another one."""
 
 
 def write(folder: Path) -> Path:
@@ -61,15 +65,21 @@ def view(run: Run) -> dict[str, Any]:
     taken = {variant.name: routing(variant) for variant in run.variants}
     # Variants get other colours than tasks: one colour means one thing on the whole page.
     slots = {name: len(tasks) + index for index, name in enumerate(names)}
+    # Repeats of a variant are folded away: its first run stands for them, beside the means of all.
+    brief = replace(run, variants=run.firsts)
+    metrics = metric_rows(brief)
+    average = _average_chart(run, slots)
     return {
         "run": run,
         "several": len(names) > 1,
+        "firsts": [variant.name for variant in run.firsts],
         "headline": headline(run),
         "facts": facts(run),
         "environment": [(key, units.flat(value)) for key, value in run.environment.items() if value not in (None, "")],
         "variants": [
             {
                 "name": variant.name,
+                "first": variant in run.firsts,
                 "tasks": variant.tasks,
                 "slot": slots[variant.name],
                 "methods": [(method, units.flat(method.options)) for method in variant.methods],
@@ -81,28 +91,32 @@ def view(run: Run) -> dict[str, Any]:
                 "csv": csv_link(_matrix_rows(variant)),
                 "chart": _task_chart(variant, tasks),
                 "routing": _confusion(taken[variant.name]),
-                "gallery": forgotten(variant, run.folder),
+                "gallery": forgotten(variant, run.folder, limit=PER_TASK if variant in run.firsts else FEW),
                 "anatomy": _anatomy(variant, run.folder),
                 "behind": len(variant.rows) > 1,
                 "beside": grids(variant.beside),
                 "learning": curve_chart(variant.name, variant.beside, tasks),
+                "learning_csv": csv_link(curve_rows(variant.beside)),
+                "shown_beside": bool(grids(variant.beside) or curve_chart(variant.name, variant.beside, tasks)),
             }
             for variant in run.variants
         ],
         "legend": [(task, index) for index, task in enumerate(tasks)],
         "variant_legend": [(name, slots[name]) for name in names],
-        "average": _average_chart(run, slots),
+        "average": average,
+        "average_csv": csv_link(_average_rows(run)),
         "comparison": comparison(run, slots, {name: _changes(run, name) for name in names}),
         "certainty": certainty.view(run.summary),
         "reused": any(cell.taken_over for variant in run.variants for cell in variant.all_cells),
         "sampling": sampling(run),
         "ramp": [shade_style(shade(step / 10), shade(step / 10, DARK)) for step in range(11)],
-        "metrics": [row for row in metric_rows(run) if row["core"]],
-        "more_metrics": [row for row in metric_rows(run) if not row["core"]],
+        "metrics": [row for row in metrics if row["core"]],
+        "more_metrics": [row for row in metrics if not row["core"]],
+        "metrics_csv": csv_link(_metrics_rows(run)),
         "warnings": list(dict.fromkeys(text for variant in run.variants for text in variant.warnings)),
         "undefined": _undefined(run),
         "scoring": _scoring(run, tasks),
-        "costs": cost_table(run),
+        "costs": cost_table(brief) | {"csv": csv_link(cost_rows(run))},
         "cost_charts": cost_charts(run, slots),
     }
 
@@ -257,7 +271,15 @@ def _confusion(taken: Routing | None) -> dict[str, Any] | None:
             for count, expert in zip(counts, taken.experts, strict=True)
         ]
         rows.append({"label": task, "cells": cells, "accuracy": units.percent(accuracy)})
-    return {"experts": taken.experts, "rows": rows, "accuracy": units.percent(taken.accuracy), "stage": taken.stage}
+    counted: list[Sequence[str | float | None]] = [("true task", *taken.experts)]
+    counted += [(task, *counts) for task, counts in zip(taken.tasks, taken.counts, strict=True)]
+    return {
+        "experts": taken.experts,
+        "rows": rows,
+        "accuracy": units.percent(taken.accuracy),
+        "stage": taken.stage,
+        "csv": csv_link(counted),
+    }
 
 
 # -------------------------------------------------------------------------------------------------------------- charts
@@ -288,11 +310,42 @@ def _average_chart(run: Run, slots: Mapping[str, int]) -> Chart | None:
     return line_chart("Average accuracy of the tasks learned so far, %", series, stages, top=1.0, show=_percent)
 
 
+def _average_rows(run: Run) -> list[Sequence[str | float | None]]:
+    rows = [
+        (variant.name, label, value)
+        for variant in run.variants
+        for label, value in zip(variant.rows, averages(variant), strict=True)
+    ]
+    return [("variant", "after stage", "average accuracy"), *rows]
+
+
 def _percent(value: float) -> str:
     return units.percent(value, 0 if round(value * 100, 1).is_integer() else 1)
 
 
 # ------------------------------------------------------------------------------------------------------------- metrics
+
+
+def _metrics_rows(run: Run) -> list[Sequence[str | float | None]]:
+    """(variant, metric, of what, value): of which stage or task, where a metric has several values."""
+
+    def leaves(value: Any, path: str) -> Iterator[tuple[str, float | None]]:
+        if isinstance(value, Mapping):
+            for key, each in value.items():
+                yield from leaves(each, f"{path} {key}".strip())
+        elif isinstance(value, list):
+            for place, each in enumerate(value):
+                yield from leaves(each, f"{path} {place + 1}".strip())
+        elif value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+            yield path, value
+
+    rows = [
+        (variant.name, name, where, number)
+        for variant in run.variants
+        for name, value in variant.metrics.items()
+        for where, number in leaves(value, "")
+    ]
+    return [("variant", "metric", "of", "value"), *rows]
 
 
 def _undefined(run: Run) -> list[tuple[str, str]]:

@@ -79,6 +79,7 @@ class Variant:
 
     Attributes:
         name: `default` in a run without variants.
+        group: what several seeds and orders repeat; the name where nothing is repeated.
         tasks: columns of the matrix.
         rows: labels of the matrix rows.
         row_stages: the finished stage of each row.
@@ -113,6 +114,7 @@ class Variant:
     methods: tuple[MethodUse, ...] = ()
     beside: Beside = field(default_factory=Beside)
     anatomy: Mapping[str, Any] | None = None
+    group: str = ""
 
     @property
     def oracle(self) -> tuple[str, ...]:
@@ -157,6 +159,11 @@ class Run:
     recipe: Mapping[str, Any]
     environment: Mapping[str, Any]
     summary: Summary | None = None
+
+    @property
+    def firsts(self) -> tuple[Variant, ...]:
+        """The first run of each variant: what stands for its repeats with other seeds and orders."""
+        return tuple({variant.group: variant for variant in reversed(self.variants)}.values())[::-1]
 
 
 def read_run(folder: Path) -> Run:
@@ -216,6 +223,7 @@ def _variant(folder: Path, results: Path, name: str, value: Any, where: str) -> 
         methods=tuple(_method(method, where) for method in expect(entry.get("methods", []), list, where, "methods")),
         beside=read_beside(results, {stage.label: stage.curve for stage in stages if stage.done}),
         anatomy=read_anatomy(results),
+        group=str(expect(entry.get("repeat", {}), dict, where, "repeat").get("group") or name),
     )
 
 

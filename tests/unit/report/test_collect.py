@@ -54,6 +54,7 @@ def test_document_has_the_documented_keys_and_the_matrix(fake_run: Any) -> None:
         "edits",
         "knowledge",
         "curves",
+        "anatomy",
     }
     for name, variant in got["variants"].items():
         assert set(variant) == keys
