@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from mmcl.report import units
 from mmcl.report.charts import CHARACTER, nice_ticks, short
 
-WIDTH = 760
+WIDTH = 560
 ROW, BAR = 34, 20
 TOP, BOTTOM = 8, 42
-LABEL = 24
+LABEL = 20
 """Most characters of a bar's name."""
 
 
@@ -66,7 +66,7 @@ def stacked(title: str, names: Sequence[str], parts: Sequence[str], values: Sequ
     # A quarter of a point keeps an axis without any loss from being empty.
     ticks = nice_ticks(100 * max([*totals, 0.0025]))
     left = round(16 + max((len(short(name, LABEL)) for name in names), default=0) * CHARACTER)
-    right = WIDTH - 60
+    right = WIDTH - 50
     scale = (right - left) / (ticks[-1] / 100)
     bars = []
     for place, (name, row, total) in enumerate(zip(names, values, totals, strict=True)):

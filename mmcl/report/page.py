@@ -306,8 +306,17 @@ def _average_chart(run: Run, slots: Mapping[str, int]) -> Chart | None:
     stages = max((variant.rows for variant in drawn), key=len)
     if any(variant.rows != stages[: len(variant.rows)] for variant in drawn):
         stages = tuple(str(place + 1) for place in range(len(stages)))  # other orders: count the stages
-    series = [Series(variant.name, slots[variant.name], averages(variant)) for variant in drawn]
+    series = []
+    for first in run.firsts:
+        repeats = [averages(variant) for variant in drawn if variant.group == first.group]
+        if repeats:
+            series.append(Series(first.group, slots[first.name], tuple(map(_mean, zip(*repeats, strict=False)))))
     return line_chart("Average accuracy of the tasks learned so far, %", series, stages, top=1.0, show=_percent)
+
+
+def _mean(values: Sequence[Cell]) -> Cell:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _average_rows(run: Run) -> list[Sequence[str | float | None]]:

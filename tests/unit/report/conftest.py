@@ -104,7 +104,68 @@ def rows(fake: FakeRun, column: int, share: float, *, last: int, experts: bool) 
     return result
 
 
-def build(folder: Path, *, hostile: str = "", alone: bool = False) -> FakeRun:
+def anatomy(fake: FakeRun) -> dict[str, Any]:
+    """Three tasks of which two lost something, for every cause."""
+    causes = ("routing", "format", "vision", "prior", "language", "together", "rest")
+    shares = {"shape": (0.1, 0.2, 0.3, 0.05, 0.1, 0.1, 0.1), "color": (0.0, 0.0, 0.4, 0.25, 0.0, 0.0, 0.0)}
+    image = picture(fake.folder / "gallery", "circle", "red", 0)
+    tasks = []
+    for place, task in enumerate(fake.tasks):
+        parts = dict(zip(causes, shares.get(task, (0.0,) * 7), strict=True))
+        loss = sum(parts.values())
+        entry = {
+            "task": task,
+            "learned": f"{place + 1:02d}-{task}",
+            "questions": 200,
+            "sampled": 100,
+            "lost": round(loss * 100),
+            "before": loss,
+            "after": 0.0,
+            "gained": 0.0,
+            "loss": loss,
+            "parts": {part: value for part, value in parts.items() if part != "rest"},
+            "rest": parts["rest"],
+            "examples": [
+                {
+                    "part": part,
+                    "id": "q",
+                    "question": f"Which form is it?{fake.hostile}",
+                    "references": ["circle"],
+                    "images": [image],
+                    "before": "circle",
+                    "after": f"now {part} {fake.hostile}",
+                    "repaired": None if part == "rest" else "circle again",
+                }
+                for part, value in parts.items()
+                if value
+            ],
+        }
+        if loss:
+            kinds = ("own", "blank", "foreign", "disordered")
+            entry |= {
+                "images": {
+                    "before": dict(zip(kinds, (0.9, 0.2, 0.1, 0.8), strict=True)),
+                    "after": dict(zip(kinds, (0.0, 0.0, 0.0, 0.0), strict=True)),
+                },
+                "drift": {
+                    "images": {"n": 90, "cka": 0.453, "cosine": 0.639},
+                    "texts": {"n": 3, "cka": None, "cosine": 0.5},
+                },
+                "transplants": {"own route": 0.1, "projector": 0.3, "language.lora": 0.25},
+                "relearning": {"samples": 32, "steps": [0, 1, 2], "parent": [0, 0.1, 0.4], "forgotten": [0, 0.3, 0.8]},
+            }
+        tasks.append(entry)
+    counts = [[3, 0, 17, 0], [0, 0, 19, 1], [0, 0, 20, 0]]
+    return {
+        "stage": "03-yes-no",
+        "options": {"sample": 100},
+        "tasks": tasks,
+        "confusion": {"tasks": [*fake.tasks], "columns": [*fake.tasks, "no task's"], "counts": counts},
+        "definitions": {"vision": f"returns with the projector {fake.hostile}", "drift": "linear CKA"},
+    }
+
+
+def build(folder: Path, *, hostile: str = "", alone: bool = False, dissected: bool = False) -> FakeRun:
     fake = FakeRun(folder, ("shape", "color", f"yes-no {hostile}".strip()), hostile)
     variants = {}
     for number, (variant, matrix) in enumerate(SCORES.items()):
@@ -134,6 +195,8 @@ def build(folder: Path, *, hostile: str = "", alone: bool = False) -> FakeRun:
     (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
     if not alone:
         dump(folder / "summary.json", summary(hostile))
+    if dissected:
+        dump((folder if alone else folder / "variants" / "finetune") / "anatomy.json", anatomy(fake))
     return fake
 
 
@@ -236,7 +299,7 @@ def _variant(
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., FakeRun]:
-    """Builds a fake run: `make_run(hostile=..., alone=...)`."""
+    """Builds a fake run: `make_run(hostile=..., alone=..., dissected=...)`."""
 
     def make(**options: Any) -> FakeRun:
         return build(tmp_path / "easy-vqa", **options)
@@ -247,4 +310,4 @@ def make_run(tmp_path: Path) -> Callable[..., FakeRun]:
 @pytest.fixture
 def fake_run(make_run: Callable[..., FakeRun]) -> FakeRun:
     """Two variants whose names, questions and answers try to break out of the page."""
-    return make_run(hostile=HOSTILE)
+    return make_run(hostile=HOSTILE, dissected=True)

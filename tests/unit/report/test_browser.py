@@ -46,6 +46,8 @@ frame.addEventListener("load", () => {
     cards: [...page.querySelectorAll(".card")].map(n => n.innerText),
     pictures: [...page.images].map(n => [n.complete, n.naturalWidth, n.getBoundingClientRect().width]),
     lines: [...page.querySelectorAll(".chart .line")].map(n => style(n).stroke),
+    segments: [...page.querySelectorAll(".segment rect")].map(n => [style(n).fill, n.getBoundingClientRect().width]),
+    swatches: [...page.querySelectorAll("#anatomy .legend .swatch")].map(n => style(n).backgroundColor),
     ran: view.hacked === true,
   });
 });
@@ -102,11 +104,24 @@ def test_numbers_answers_and_images_are_seen_and_nothing_sticks_out(tmp_path: Pa
 def test_hostile_text_neither_runs_nor_widens_the_page(tmp_path: Path, make_run: Any, width: int) -> None:
     hostile = "</title></style><script>window.hacked = true</script><img src=x onerror='window.hacked = true'>"
     hostile += "w" * 300
-    got = probe(tmp_path, write(make_run(hostile=hostile).folder), width=width)
+    got = probe(tmp_path, write(make_run(hostile=hostile, dissected=True).folder), width=width)
     assert not got["ran"]
     assert got["overflow"] == 0
     assert got["outside"] == []
     assert any("<script>window.hacked" in card for card in got["cards"])
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_anatomy_is_seen_in_colours_that_differ(tmp_path: Path, make_run: Any, width: int) -> None:
+    got = probe(tmp_path, write(make_run(dissected=True).folder), width=width)
+    assert len(got["segments"]) == 9  # seven causes of one task, two of the other
+    fills = [fill for fill, _ in got["segments"]]
+    assert len(set(fills)) == 7
+    assert fills[2] == fills[7]  # the vision side of both
+    assert got["swatches"][:7] == fills[:7]  # the legend
+    assert all(size > 4 for _, size in got["segments"])
+    assert got["overflow"] == 0
+    assert got["outside"] == []
 
 
 def test_dark_mode_has_its_own_colours(tmp_path: Path, make_run: Any) -> None:

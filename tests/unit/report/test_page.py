@@ -98,7 +98,7 @@ def test_ids_are_unique_and_referred_to_ones_exist(fake_run: Any) -> None:
 
 @pytest.mark.parametrize("alone", [False, True])
 def test_headings_skip_no_level_and_graphics_have_a_text(make_run: Any, alone: bool) -> None:
-    got = page(make_run(alone=alone).folder)
+    got = page(make_run(alone=alone, dissected=True).folder)
     levels = [int(tag[1]) for tag, _ in got.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
