@@ -1,8 +1,6 @@
-"""Any run as a model of lmms-eval (https://github.com/EvolvingLMMs-Lab/lmms-eval), found there under the name `mmcl`.
+"""Any run as a model of lmms-eval (https://github.com/EvolvingLMMs-Lab/lmms-eval), found there under the name `mmcl`:
 
-lmms-eval loads this module through the entry point `mmcl` of the group `lmms_eval.models`:
-
-    python -m lmms_eval --model mmcl --model_args run=runs/quickstart,stage=last --tasks pope --batch_size 1
+python -m lmms_eval --model mmcl --model_args run=runs/quickstart,stage=last --tasks pope --batch_size 1
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from typing import Any
 
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
-from lmms_eval.models.registry_v2 import ModelManifest
 
 from mmcl.errors import UserError
 from mmcl.export.answering import Answering, Question
@@ -21,11 +18,6 @@ from mmcl.progress import Progress
 
 MAX_NEW_TOKENS = 256
 """Where a task does not say."""
-
-
-def manifest() -> ModelManifest:
-    """What lmms-eval registers."""
-    return ModelManifest(model_id="mmcl", simple_class_path=f"{__name__}.{Mmcl.__name__}")
 
 
 class Mmcl(lmms):  # type: ignore[misc]
