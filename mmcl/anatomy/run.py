@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -344,7 +345,8 @@ class _Subject:
         shown = []
         for part in [*PARTS, "rest"]:
             places = [at for at, each in enumerate(largest) if each == part]
-            for at in _diverse([found.texts[found.lost[at]] for at in places], EXAMPLES):
+            traits = [_traits(found.samples[found.lost[at]], found.texts[found.lost[at]]) for at in places]
+            for at in _diverse(traits, EXAMPLES):
                 place = places[at]
                 k = found.lost[place]
                 shown.append(_example(found.samples[k], part, was[k], found.texts[k], evidence.repaired[place]))
@@ -366,11 +368,18 @@ def _example(sample: Sample, part: str, was: str, now: str, repaired: Mapping[st
     }
 
 
-def _diverse(texts: Sequence[str], most: int) -> list[int]:
-    """Places of some texts, each kind of text once before any of them twice."""
-    seen: dict[str, int] = {}
-    rank = []
-    for text in texts:
-        seen[text] = seen.get(text, 0) + 1
-        rank.append(seen[text])
-    return sorted(range(len(texts)), key=lambda k: (rank[k], k))[:most]
+def _traits(sample: Sample, text: str) -> list[tuple[str, object]]:
+    images = tuple(image.digest for image in sample.images)
+    return [("answer", text), ("reference", sample.answers[:1]), ("images", images)]
+
+
+def _diverse(traits: Sequence[Sequence[tuple[str, object]]], most: int) -> list[int]:
+    """Places, chosen one after another: the next one has the traits that were chosen least so far."""
+    left, chosen = list(range(len(traits))), list[int]()
+    seen: Counter[tuple[str, object]] = Counter()
+    while left and len(chosen) < most:
+        best = min(left, key=lambda k: (*(seen[trait] for trait in traits[k]), k))
+        left.remove(best)
+        chosen.append(best)
+        seen.update(traits[best])
+    return chosen

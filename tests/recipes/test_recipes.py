@@ -79,30 +79,36 @@ def test_recipes_for_data_that_is_not_here_say_what_is_missing(tmp_path: Path, n
 
 
 def test_tiny_goes_all_the_way(tmp_path: Path) -> None:
-    done = mmcl("run", "tiny", "--json", "stream.train_size=48", "stream.test_size=16", cwd=tmp_path)
+    done = mmcl("run", "tiny", "--json", "stream.train_size=160", "stream.test_size=20", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert list(document["variants"]) == ["finetune", "replay_experts"]
+    assert list(document["variants"]) == ["finetune", "replay", "experts"]
     for variant in document["variants"].values():
-        assert variant["tasks"] == ["colour", "position", "shape"]
+        assert variant["tasks"] == ["colour", "count", "position"]
         assert all(row[: k + 1].count(None) == 0 for k, row in enumerate(variant["matrix"]))
         assert all(cost["seconds"] > 0 and cost["tokens"] > 0 for cost in variant["cost"])
+    finetune, replay, experts = (variant["metrics"] for variant in document["variants"].values())
+    assert finetune["FM"] > 0.6 > 0.4 > max(replay["FM"], experts["FM"])  # it learns; fine-tuning alone forgets
     folder = tmp_path / "runs" / "tiny"
     assert (folder / "report.html").stat().st_size > 10_000
     assert mmcl("report", folder, cwd=tmp_path).returncode == 0
 
-    scored = mmcl("eval", folder, "--task", "colour", "--stage", "position", "--json", cwd=tmp_path)
+    scored = mmcl("eval", folder, "--task", "colour", "--stage", "count", "--json", cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
     cell = json.loads(scored.stdout)
     assert cell["corpus"] == document["variants"]["finetune"]["matrix"][1][0]
     assert Path(tmp_path / cell["predictions"]).exists()
+
+    why = mmcl("anatomy", folder, "--variant", "finetune", "--relearn", "0", "--json", cwd=tmp_path)
+    assert why.returncode == 0, why.stderr
+    assert [task["task"] for task in json.loads(why.stdout)["finetune"]["tasks"]] == ["colour", "count"]
 
     picture = next(iter(sorted((folder / "gallery").glob("*.png"))), None)
     image = ["--image", picture] if picture else []
     asked = mmcl("ask", folder, "What colour is this?", *image, "--stage", "all", "--json", cwd=tmp_path)
     assert asked.returncode == 0, asked.stderr
     rows = json.loads(asked.stdout)
-    assert [row["stage"] for row in rows] == ["start", "captions", "colour", "position", "shape"]
+    assert [row["stage"] for row in rows] == ["start", "captions", "colour", "count", "position"]
     assert all(set(row) == {"stage", "answer", "route"} for row in rows)
 
 
@@ -188,6 +194,6 @@ def test_check_tells_what_the_data_are(tmp_path: Path) -> None:
     done = mmcl("check", "tiny", "stream.train_size=48", "stream.test_size=16", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert "finetune, replay_experts" in done.stdout  # the same data, told once
+    assert "finetune, replay, experts" in done.stdout  # the same data, told once
     assert [line[:4] for line in lines if line[:1] == ["colour"]] == [["colour", "instruct", "exact", "48"]]
     assert not any("{" in word for line in lines for word in line)
