@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 
+from mmcl.anatomy.evidence import Asker, look
 from mmcl.anatomy.run import Options, anatomy
 from mmcl.cli import main
 from mmcl.errors import UserError
 from mmcl.evaluation.anatomy import PARTS
 from mmcl.experiment import Experiment
+from mmcl.progress import Progress
+from mmcl.recipe import registry
 from mmcl.recipe.load import recipe_from_dict
+from mmcl.recipe.spec import PluginSpec
+from mmcl.revisit import open_run
 
 HERE = Path(__file__).parent  # where `./plants.py` is
 SHAPES = {
@@ -134,6 +139,22 @@ def test_what_was_learned_from_images_needs_them(planted: Callable[[str], Path])
     assert len(set(images["after"].values())) == 1
 
 
+@pytest.mark.parametrize(("cause", "stage", "least", "most"), [("prior", "last", 60, 60), ("prior", "colour", 0, 15)])
+def test_answers_that_do_not_come_from_the_image(
+    planted: Callable[[str], Path], cause: str, stage: str, least: int, most: int
+) -> None:
+    """All of the 60 after hearsay; before it only those whose answer happens to be that to other images too."""
+    run = open_run(planted(cause))
+    session, chosen, _, (colour, _) = run.open(None, stage)
+    session.model.set_trainable(())
+    metric = registry.build("metrics", PluginSpec("exact"), HERE)
+    asker = Asker(metric, metric, run.recipe.evaluate, None, Progress.silent(), "test")
+    routes = session.active(chosen).select(session.model, colour.test)
+    texts = asker.answers(session.model, colour.test, routes, "test")
+    found = look(session.model, asker, colour.test, routes, texts, colour.test)
+    assert least <= len(found.unmoved) <= most
+
+
 def test_drift_tells_which_side_moved(planted: Callable[[str], Path]) -> None:
     frozen, scrambled = (of_colour(planted(cause), relearn=0)["drift"]["images"] for cause in ("prior", "vision"))
     assert frozen["cosine"] == pytest.approx(1)
@@ -147,12 +168,16 @@ def test_what_is_only_unreadable_comes_back_in_a_few_steps(planted: Callable[[st
     assert known["forgotten"][-1] > 0.6 > 0.3 > known["parent"][-1]
 
 
-def test_a_second_look_takes_what_is_there_and_leaves_the_run_alone(planted: Callable[[str], Path]) -> None:
+def test_a_second_look_takes_what_is_there_and_leaves_the_run_alone(
+    planted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = planted("vision")
     before = {path: path.read_bytes() for path in sorted((folder / "stages").rglob("*")) if path.is_file()}
     first = of_colour(folder, relearn=8, steps=2)
     written = (folder / "anatomy.json").read_bytes()
-    assert of_colour(folder, relearn=8, steps=2) == first
+    with monkeypatch.context() as patch:
+        patch.setattr("mmcl.anatomy.run.gather", None)  # nothing is asked
+        assert of_colour(folder, relearn=8, steps=2) == first
     assert (folder / "anatomy.json").read_bytes() == written
     assert of_colour(folder, relearn=8, steps=2, sample=20)["sampled"] == 20
     assert {path: path.read_bytes() for path in sorted((folder / "stages").rglob("*")) if path.is_file()} == before

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from mmcl.anatomy.images import blank, disordered, foreign, partners
+from mmcl.anatomy.relearn import Doubling
 from mmcl.anatomy.states import image_states, text_states
 from mmcl.data.streams.shapes import Shapes
 from mmcl.data.types import Samples
 from mmcl.protocols import BASE
+from mmcl.recipe.spec import EvaluateSpec
 from mmcl.testing import tiny_assembly, tiny_tasks
 
 
@@ -40,7 +42,7 @@ def test_a_blank_image_has_one_colour_and_the_same_size() -> None:
 
 
 def test_a_partner_has_another_answer() -> None:
-    test = tiny_tasks(test=40)[0].test
+    test = sorted(tiny_tasks(test=40)[0].test, key=lambda sample: sample.answers)  # the next one has the same answer
     for sample, other in zip(test, partners(test, test), strict=True):
         (image,) = other.images
         assert sample.answers[0] not in image.name
@@ -67,6 +69,11 @@ def test_tokens_in_disorder_are_the_same_tokens() -> None:
         assert torch.equal(one.sort(0).values, other.sort(0).values)
     assert any(not torch.equal(one, other) for one, other in zip(own, moved, strict=True))
     assert model.views(first[0].images[0]) == 1
+
+
+def test_steps_of_relearning_double() -> None:
+    curve = Doubling([], [], EvaluateSpec())
+    assert [sorted(curve.steps(total)) for total in (1, 5, 8)] == [[0, 1], [0, 1, 2, 4, 5], [0, 1, 2, 4, 8]]
 
 
 def test_states_do_not_depend_on_what_is_beside_them() -> None:
