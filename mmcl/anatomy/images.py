@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
 from functools import lru_cache
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmcl.data.images import BytesImage
+from mmcl.data.images import BytesImage, Renamed
 from mmcl.data.types import ImageSource, Sample, Samples
 from mmcl.evaluation.confusion import plain
 
@@ -24,7 +23,7 @@ TRIED = 64
 """Samples that are looked through for a partner with another answer."""
 
 
-class Disordered(ImageSource):
+class Disordered(Renamed):
     """An image whose features come in another order.
 
     Args:
@@ -34,34 +33,10 @@ class Disordered(ImageSource):
     """
 
     def __init__(self, image: ImageSource, features: Tensor, fingerprint: str) -> None:
-        self._image = image
-        self._digest = hashlib.sha256(f"disordered {image.digest}".encode()).hexdigest()
-        generator = torch.Generator().manual_seed(int(self._digest[:15], 16))
+        super().__init__(image, "disordered")
+        generator = torch.Generator().manual_seed(int(self.digest[:15], 16))
         self._features = features[torch.randperm(len(features), generator=generator).to(features.device)]
         self._fingerprint = fingerprint
-
-    @property
-    def digest(self) -> str:
-        """Of the image and what was done to it."""
-        return self._digest
-
-    @property
-    def name(self) -> str:
-        """The image's."""
-        return self._image.name
-
-    @property
-    def dimensions(self) -> tuple[int, int]:
-        """The image's."""
-        return self._image.dimensions
-
-    def read(self) -> bytes:
-        """The image's bytes, in order."""
-        return self._image.read()
-
-    def open(self) -> Image.Image:
-        """The image, in order."""
-        return self._image.open()
 
     def stored_features(self, fingerprint: str) -> Tensor | None:
         """The features in disorder."""

@@ -109,7 +109,7 @@ class _Subject:
         run.cells.remember(self.stages)
         self.later = run.find(self.stages, stage)
         seen = rows_of(self.stages[: self.later.index + 1])
-        self.learned = {column.name: (each, column) for each in reversed(seen) for column in each.columns}
+        self.learned = {column.name: each for each in reversed(seen) for column in each.columns}
         self.columns = [column for each in seen for column in each.columns]
         unknown = [name for name in tasks if name not in self.learned]
         if unknown:
@@ -120,22 +120,26 @@ class _Subject:
         self.sets = AnswerSets(self.columns)
 
     def document(self) -> dict[str, Any]:
-        """Examine every task and write the file, after each of them."""
+        """Examine the tasks and write the file, after each of them; what it has of other tasks stays."""
         old = read_json(self.path) if self.path.exists() else {}
         known = {entry["key"]: entry for entry in old.get("tasks", [])}
-        done: list[dict[str, Any]] = []
-        content: dict[str, Any] = {}
-        for task in self.tasks:
-            learned = self.learned[task.name][0]
-            if learned.index < self.later.index:
-                key = self._key(learned, task)
-                done.append(known.get(key) or {"key": key, **self._task(learned, task)})
-                content = self._content(done)
-                if self.run.main:
-                    write_json(self.path, content)
-        if not done:
+        before = [task for task in self.columns if self.learned[task.name].index < self.later.index]
+        if not any(task in self.tasks for task in before):
             hint = "name a later stage, or train more tasks"
             raise UserError(f"nothing was learned before {self.later.label}", where=self.variant, hint=hint)
+        content: dict[str, Any] = {}
+        done: dict[str, Any] = {}
+        for task in before:
+            key = self._key(self.learned[task.name], task)
+            if key in known:
+                done[task.name] = known[key]
+        for task in [task for task in before if task in self.tasks]:
+            learned = self.learned[task.name]
+            if task.name not in done:
+                done[task.name] = {"key": self._key(learned, task), **self._task(learned, task)}
+            content = self._content([done[each.name] for each in before if each.name in done])
+            if self.run.main:
+                write_json(self.path, content)
         return content
 
     def _content(self, tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -213,7 +217,8 @@ class _Subject:
 
     def _loss(self, learned: Stage, found: Asked, asker: Asker, was: Sequence[str]) -> dict[str, Any]:
         task, samples = found.task, found.samples
-        others = [sample for column in self.columns if column is not task for sample in column.test] or list(task.test)
+        tests = [sample for column in self.columns if column is not task for sample in column.test]
+        others = [sample for sample in tests if sample.images] or list(task.test)
         session = self._at(learned)
         methods = session.active(learned)
         then = look(session.model, asker, samples, methods.select(session.model, samples), was, others)

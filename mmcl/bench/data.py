@@ -3,54 +3,19 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmcl.bench.options import Cell
+from mmcl.data.images import Renamed
 from mmcl.data.types import ImageSource, Sample, Samples, Task
 from mmcl.errors import UserError
 from mmcl.recipe import registry
 from mmcl.recipe.spec import PluginSpec
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 SHAPES_QUESTIONS = 10
 """Questions per image of the stream `shapes` where nothing is said, about those of easy-VQA."""
-
-
-class Unseen(ImageSource):
-    """An image under another identity, which no store of features knows: an image of the first epoch.
-
-    Args:
-        image: whose bytes they are.
-        salt: another one, another identity.
-    """
-
-    def __init__(self, image: ImageSource, salt: str) -> None:
-        self._image = image
-        self._digest = hashlib.sha256(f"{salt} {image.digest}".encode()).hexdigest()
-
-    @property
-    def digest(self) -> str:
-        """Not that of the bytes."""
-        return self._digest
-
-    @property
-    def name(self) -> str:
-        """Of the image."""
-        return self._image.name
-
-    def read(self) -> bytes:
-        """The image's bytes."""
-        return self._image.read()
-
-    def open(self) -> Image:
-        """The image itself."""
-        return self._image.open()
 
 
 def training_samples(cell: Cell) -> list[Sample]:
@@ -68,7 +33,7 @@ def unseen(samples: Samples, salt: str) -> list[Sample]:
     renamed: dict[str, ImageSource] = {}
     for sample in samples:
         for image in sample.images:
-            renamed.setdefault(image.digest, Unseen(image, salt))
+            renamed.setdefault(image.digest, Renamed(image, salt))
     return [sample.replace(images=tuple(renamed[image.digest] for image in sample.images)) for sample in samples]
 
 

@@ -192,6 +192,42 @@ class BytesImage(EncodedImage):
         return f"BytesImage(<{len(self._data)} bytes>, {self._name!r})"
 
 
+class Renamed(ImageSource):
+    """An image under another identity: what knows it by its digest takes it for another one.
+
+    Args:
+        image: whose bytes they are.
+        salt: another one, another identity.
+    """
+
+    def __init__(self, image: ImageSource, salt: str) -> None:
+        self._image = image
+        self._digest = hashlib.sha256(f"{salt} {image.digest}".encode()).hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """Not that of the bytes."""
+        return self._digest
+
+    @property
+    def name(self) -> str:
+        """Of the image."""
+        return self._image.name
+
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """Of the image."""
+        return self._image.dimensions
+
+    def read(self) -> bytes:
+        """The image's bytes."""
+        return self._image.read()
+
+    def open(self) -> Image:
+        """The image itself."""
+        return self._image.open()
+
+
 def decode(data: bytes, where: str) -> Image:
     """Decode to RGB: first frame, upright as EXIF says, transparency on white, 16 bits scaled down to 8.
 

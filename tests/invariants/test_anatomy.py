@@ -180,6 +180,9 @@ def test_a_second_look_takes_what_is_there_and_leaves_the_run_alone(
         assert of_colour(folder, relearn=8, steps=2) == first
     assert (folder / "anatomy.json").read_bytes() == written
     assert of_colour(folder, relearn=8, steps=2, sample=20)["sampled"] == 20
+    other = {"key": "of another run", "task": "gone"}
+    (folder / "anatomy.json").write_text(json.dumps({"tasks": [other]}))
+    assert [entry["task"] for entry in anatomy(folder)["default"]["tasks"]] == ["colour"]
     assert {path: path.read_bytes() for path in sorted((folder / "stages").rglob("*")) if path.is_file()} == before
 
 
