@@ -18,11 +18,11 @@ def test_every_variant_has_every_seed_and_order() -> None:
         "finetune-s1-given",
         "finetune-s1-reversed",
     )
-    assert len(recipe.variant_names) == 8
-    one = recipe.variant("replay_experts-s1-reversed")
+    assert len(recipe.variant_names) == 12
+    one = recipe.variant("replay-s1-reversed")
     assert (one.seed, one.setting.order, one.seeds, one.orders, dict(one.variants)) == (1, "reversed", (), (), {})
-    assert [method.name for method in one.methods] == ["replay", "projector_experts"]
-    assert recipe.repeats["replay_experts-s1-reversed"].group == "replay_experts"
+    assert [method.name for method in one.methods] == ["replay"]
+    assert recipe.repeats["replay-s1-reversed"].group == "replay"
 
 
 def test_what_is_written_is_read_back_with_its_repeats() -> None:
@@ -31,7 +31,7 @@ def test_what_is_written_is_read_back_with_its_repeats() -> None:
     assert (
         again.variant_names
         == recipe.variant_names
-        == tuple(f"{name}-s{seed}" for name in ("finetune", "replay_experts") for seed in (0, 1))
+        == tuple(f"{name}-s{seed}" for name in ("finetune", "replay", "experts") for seed in (0, 1))
     )
 
 
