@@ -100,6 +100,11 @@ def of_colour(folder: Path, **options: int) -> dict[str, Any]:
     return found
 
 
+def of_all(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = anatomy(folder, options=Options(relearn=0))["default"]["tasks"]
+    return found
+
+
 @pytest.mark.parametrize("cause", PLANTED)
 def test_a_planted_cause_is_found(planted: Callable[[str], Path], cause: str) -> None:
     entry = of_colour(planted(cause), relearn=0)
@@ -182,7 +187,7 @@ def test_a_second_look_takes_what_is_there_and_leaves_the_run_alone(
     assert of_colour(folder, relearn=8, steps=2, sample=20)["sampled"] == 20
     other = {"key": "of another run", "task": "gone"}
     (folder / "anatomy.json").write_text(json.dumps({"tasks": [other]}))
-    assert [entry["task"] for entry in anatomy(folder)["default"]["tasks"]] == ["colour"]
+    assert [entry["task"] for entry in of_all(folder)] == ["colour"]
     assert {path: path.read_bytes() for path in sorted((folder / "stages").rglob("*")) if path.is_file()} == before
 
 
