@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmcl.anatomy.images import blank, disordered, foreign, partners
 from mmcl.anatomy.states import Vectors, image_states, text_states
-from mmcl.data.types import Sample, Samples, Task
+from mmcl.data.types import Samples, Task
 from mmcl.evaluation.anatomy import Lost
 from mmcl.evaluation.choices import Choices
 from mmcl.evaluation.confusion import AnswerSets
@@ -164,6 +164,7 @@ def gather(
     asker: Asker,
     asked: Asked,
     *,
+    taken: Sequence[Route],
     learned: Mapping[str, Tensor],
     look: Look,
     choices: Choices | None,
@@ -176,13 +177,14 @@ def gather(
         methods: of that stage.
         asker: of the task.
         asked: the questions.
+        taken: the route that each question takes.
         learned: the tensors of that stage that differ at the stage that learned the task, as they were then.
         look: the questions with other images, at the later stage.
         choices: the task's answers; None where it has no closed set, or where the run ranks them anyway.
         sets: the answers of each task.
     """
     samples, places = asked.samples, asked.lost
-    taken, own = methods.select(model, samples), methods.assign(model, samples)
+    own = methods.assign(model, samples)
     moved = [k for k in range(len(samples)) if taken[k] != own[k]]
     again = asker.answers(model, [samples[k] for k in moved], [own[k] for k in moved], "own route")
     texts = list(asked.texts)
@@ -201,12 +203,12 @@ def gather(
         return [every[k] for k in places]
 
     lost, routes = [samples[k] for k in places], [own[k] for k in places]
-    swap = _Swap(model, asker, samples, own, learned)
+    swap = _Swap(model, asker, samples, own, texts, learned)
     answers = {
         "routing": of_lost(texts),
-        "vision": of_lost(swap.side(vision=True)),
-        "language": of_lost(swap.side(vision=False)),
-        "together": swap.both(lost, routes),
+        "vision": of_lost(swap.answers([part for part in swap.parts if part in VISION])),
+        "language": of_lost(swap.answers([part for part in swap.parts if part not in VISION])),
+        "together": of_lost(swap.answers(swap.parts)),
     }
     if choices is not None:
         answers["ranked"] = asker.answers(model, lost, routes, "ranking", choices)
@@ -247,6 +249,7 @@ class _Swap:
         asker: asks.
         samples: all questions.
         routes: of each.
+        texts: their answers with no part put back.
         learned: see `gather`.
     """
 
@@ -256,38 +259,27 @@ class _Swap:
         asker: Asker,
         samples: Samples,
         routes: Sequence[Route],
+        texts: list[str],
         learned: Mapping[str, Tensor],
     ) -> None:
         self.model, self.asker, self.samples, self.routes = model, asker, samples, routes
         self.learned = learned
         self.parts = [part for part in PARTS if any(part_of(name) == part for name in learned)]
-        self._found: dict[tuple[str, ...], list[str]] = {}
+        self._found: dict[tuple[str, ...], list[str]] = {(): texts}
 
-    def side(self, *, vision: bool) -> list[str]:
-        """The answers to all questions with one side put back; those of now where nothing of it differs."""
-        return self._with(tuple(part for part in self.parts if (part in VISION) == vision))
-
-    def both(self, samples: list[Sample], routes: Sequence[Route]) -> list[str]:
-        """The answers to some questions with everything put back."""
-        return self._ask(tuple(self.parts), lambda: self.asker.answers(self.model, samples, routes, "all parts"))
+    def answers(self, parts: Sequence[str]) -> list[str]:
+        """The answers to all questions with these parts put back; asked once."""
+        key = tuple(parts)
+        if key not in self._found:
+            back = {name: tensor for name, tensor in self.learned.items() if part_of(name) in key}
+            now = {name: tensor.clone() for name, tensor in self.model.state().items()}
+            try:
+                self.model.load_state({**now, **back})
+                self._found[key] = self.asker.answers(self.model, self.samples, self.routes, " and ".join(key))
+            finally:
+                self.model.load_state(now)
+        return self._found[key]
 
     def alone(self) -> dict[str, float]:
         """The score of all questions with each part that differs put back alone."""
-        return {part: self.asker.corpus(self.samples, self._with((part,))) for part in self.parts}
-
-    def _with(self, parts: tuple[str, ...]) -> list[str]:
-        if parts not in self._found:
-            what = " and ".join(parts) or "as it is"
-            self._found[parts] = self._ask(
-                parts, lambda: self.asker.answers(self.model, self.samples, self.routes, what)
-            )
-        return self._found[parts]
-
-    def _ask(self, parts: tuple[str, ...], answers: Callable[[], list[str]]) -> list[str]:
-        back = {name: tensor for name, tensor in self.learned.items() if part_of(name) in parts}
-        now = {name: tensor.clone() for name, tensor in self.model.state().items()}
-        try:
-            self.model.load_state({**now, **back})
-            return answers()
-        finally:
-            self.model.load_state(now)
+        return {part: self.asker.corpus(self.samples, self.answers([part])) for part in self.parts}

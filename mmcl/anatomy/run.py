@@ -236,6 +236,7 @@ class _Subject:
             methods,
             asker,
             found,
+            taken=routes,
             learned=learned_tensors,
             look=now,
             choices=self._choices(task),

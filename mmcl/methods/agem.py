@@ -13,7 +13,7 @@ from mmcl.protocols import Model
 class AGEM(GradientMemory):
     """Where g . g_ref < 0, the step is taken with g - (g . g_ref / g_ref . g_ref) g_ref.
 
-    Chaudhry et al. 2019, 1812.00420, equation 11. g_ref is the gradient of the mean loss of rows drawn from all earlier
+    Chaudhry et al. 2019, 1812.00420. g_ref is the gradient of the mean loss of rows drawn from all earlier
     tasks, anew for each step.
 
     Args:

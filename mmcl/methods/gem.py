@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmcl.methods.checks import check
 from mmcl.methods.projection import GradientMemory
-from mmcl.methods.quadratic import check
 from mmcl.protocols import Model
 
 TOLERANCE = 1e-10
@@ -18,14 +18,14 @@ ROUNDS = 10_000
 class GEM(GradientMemory):
     """The step nearest to g that goes against no earlier task's gradient: g + G^T v, for the v that solves the dual.
 
-    Lopez-Paz and Ranzato 2017, 1706.08840, equations 8 to 12: min over v >= 0 of v' G G' v / 2 + g' G' v, with a row of
+    Lopez-Paz and Ranzato 2017, 1706.08840: min over v >= 0 of v' G G' v / 2 + g' G' v, with a row of
     G for each earlier task. Deviation: each row is the gradient of `batch` remembered rows, drawn anew for each step,
     not of all.
 
     Args:
         budget: bytes of the memory, such as "2MB" (the default), "500KB", or a number.
         batch: remembered rows of each earlier task whose mean gradient is taken.
-        margin: added to v, which pulls towards earlier tasks (the paper's gamma is 0.5).
+        margin: added to v, which pulls towards earlier tasks (the paper's gamma).
         seed: of the choice of rows.
     """
 

@@ -12,7 +12,7 @@ from mmcl.protocols import Model
 class L2Anchor(Quadratic):
     """A penalty strength / 2 * sum_i (theta_i - theta*_i)^2 about the weights after the latest task.
 
-    The baseline L2 of Kirkpatrick et al. 2017 (1612.00796, section 2), EWC with an importance of 1 for all.
+    The baseline L2 of Kirkpatrick et al. 2017 (1612.00796), EWC with an importance of 1 for all.
 
     Args:
         strength: of the penalty.

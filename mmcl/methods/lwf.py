@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from mmcl.data.types import Samples, Task
+from mmcl.methods.checks import check
 from mmcl.methods.distillation import kl_divergence, teach
-from mmcl.methods.quadratic import check
 from mmcl.protocols import Batch, LossSum, Method, Model, Output
 
 
 class LwF(Method):
     """A loss strength * T^2 * KL(model before the task || model), on the current samples; no earlier data are kept.
 
-    Li and Hoiem 2016, 1606.09282, equation 2: their cross-entropy of softened outputs differs from the divergence by
+    Li and Hoiem 2016, 1606.09282: their cross-entropy of softened outputs differs from the divergence by
     the teacher's entropy, which has no gradient. The outputs are the distributions at the answers' positions.
     Deviation: the paper records the old outputs once; here the teacher runs on each batch, which needs no memory.
 

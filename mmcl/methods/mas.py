@@ -10,12 +10,12 @@ from mmcl.protocols import Model
 class MAS(Sampled):
     """A penalty strength * sum_i Omega_i (theta_i - theta*_i)^2 about the weights after the latest task.
 
-    Aljundi et al. 2018, 1711.09601, equations 2 to 4: Omega_i is the mean over samples of the absolute gradient of the
+    Aljundi et al. 2018, 1711.09601: Omega_i is the mean over samples of the absolute gradient of the
     squared length of the output, summed over tasks. The output is the logits at the answer's positions; answers say
     where these are, and nothing else. The paper's lambda is `strength`, whose penalty has no factor of a half.
 
     Args:
-        strength: of the penalty; the default is the paper's.
+        strength: of the penalty.
         samples: of each task that Omega is estimated on, chosen by a hash of their ids.
     """
 

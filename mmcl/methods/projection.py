@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 from mmcl.data.types import Samples, Task
 from mmcl.memory.memory import ReplayMemory
 from mmcl.memory.quota import parse_bytes
+from mmcl.methods.checks import check
 from mmcl.methods.distillation import evaluating
-from mmcl.methods.quadratic import check
 from mmcl.protocols import BASE, Batch, Method, Model, Route
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mmcl.data.types import Sample, Samples, Task
-from mmcl.errors import Problem, UserError
 from mmcl.memory.selection import random_key
+from mmcl.methods.checks import check
 from mmcl.methods.distillation import evaluating
 from mmcl.protocols import BASE, Batch, LossSum, Method, Model, Output, Route
 
@@ -174,15 +174,3 @@ def sample_gradients(
                     found = torch.autograd.grad(scalar, list(parameters.values()), allow_unused=True)
                     pairs = zip(parameters, found, strict=True)
                     yield {name: gradient.float() for name, gradient in pairs if gradient is not None}
-
-
-def check(method: Method, **fine: bool) -> None:
-    """Raise a UserError that names every option that is not fine."""
-    name = _name(type(method))
-    problems = [Problem(f"{name}.{option}", "is out of range") for option, good in fine.items() if not good]
-    if problems:
-        raise UserError(problems=problems)
-
-
-def _name(kind: type[Method]) -> str:
-    return kind.__module__.rpartition(".")[2]

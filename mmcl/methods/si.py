@@ -7,22 +7,22 @@ from collections.abc import Sequence
 import torch
 
 from mmcl.data.types import Task
-from mmcl.methods.quadratic import Quadratic, Tensors, check
+from mmcl.methods.checks import check
+from mmcl.methods.quadratic import Quadratic, Tensors
 from mmcl.protocols import Model
 
 
 class SI(Quadratic):
     """A penalty strength * sum_i Omega_i (theta_i - theta*_i)^2 about the weights after the latest task.
 
-    Zenke et al. 2017, 1703.04200, equations 3 to 5: along the way of a task omega_i sums -g_i * (change of theta_i)
+    Zenke et al. 2017, 1703.04200: along the way of a task omega_i sums -g_i * (change of theta_i)
     over the steps, with the gradient g of the loss without this penalty; afterwards Omega_i grows by
     omega_i / ((whole change of theta_i)^2 + xi), what is negative left out. The gradient is that of the whole step,
     before clipping.
 
     Args:
         strength: of the penalty (the paper's c).
-        xi: keeps the quotient finite where a parameter hardly moved; the paper's 0.1 is for larger steps than those of
-            an adapter.
+        xi: keeps the quotient finite where a parameter hardly moved.
     """
 
     def __init__(self, *, strength: float = 1.0, xi: float = 1e-3) -> None:

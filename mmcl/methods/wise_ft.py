@@ -10,14 +10,14 @@ from torch import Tensor
 
 from mmcl.data.types import Samples, Task
 from mmcl.errors import UserError
-from mmcl.methods.quadratic import check
+from mmcl.methods.checks import check
 from mmcl.protocols import Method, Model
 
 
 class WiSEFT(Method):
     """After each task theta = (1 - alpha) * theta_0 + alpha * theta_1, of the parameters that trained.
 
-    Wortsman et al. 2022, 2109.01903, equation 1. theta_0 are the weights before the task, or before the first one. For
+    Wortsman et al. 2022, 2109.01903. theta_0 are the weights before the task, or before the first one. For
     adapters this is a mean of their factors, not of their products, which are no longer of low rank.
 
     Args:

@@ -133,7 +133,7 @@ def test_cka_of_independent_vectors_is_about_zero_however_wide_they_are() -> Non
 
 
 def test_cka_by_hand() -> None:
-    """Of four numbers each: HSIC_1 written out with sums over different indices, as in Song et al. (2012), eq. 4."""
+    """Of four numbers each: HSIC_1 written out with sums over different indices."""
     x, y = torch.tensor([[1.0], [2.0], [4.0], [0.0]]), torch.tensor([[2.0], [1.0], [5.0], [3.0]])
 
     def hsic(one: torch.Tensor, other: torch.Tensor) -> float:

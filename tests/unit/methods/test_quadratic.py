@@ -125,7 +125,7 @@ def test_the_gradient_of_the_penalty_is_the_pull(model: Any, train: Any, kind: A
 
 
 def test_si_sums_what_each_step_lowered_the_loss_by(model: Any) -> None:
-    """Two steps by hand: omega = -sum of gradient * change, over the whole change squared + xi (equations 3 to 5)."""
+    """Two steps by hand: omega = -sum of gradient * change, over the whole change squared + xi."""
     task, _ = tiny_tasks()
     method = SI(xi=0.5)
     method.begin_task(model, task, [])
