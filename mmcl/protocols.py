@@ -164,12 +164,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a forward pass gives: logits at the batch's supervised positions, in its order; and, if asked for, hidden
-    states after the embedding and after each layer, each [B, L, D].
-    """
+    """Logits at the supervised positions, in order; if asked for, hidden states after the embedding and each layer."""
 
     logits: Tensor  # [N, V]
-    hidden: tuple[Tensor, ...] = ()
+    hidden: tuple[Tensor, ...] = ()  # each [B, L, D]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +186,7 @@ class Model(Protocol):
     fingerprint: str
     projector: nn.Module
     experts: nn.ModuleDict
+    recipe_train: tuple[str, ...]  # the parts that the recipe trains in this stage
 
     @property
     def language(self) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -29,10 +29,6 @@ from mmcl.protocols import BASE, Method, Model, Route
 MEASURED = 64
 """Images on which the input of a residual expert is standardised."""
 Decision = Literal["both", "image", "text"]
-
-
-class _Assembled(Model, Protocol):
-    recipe_train: tuple[str, ...]
 
 
 class ProjectorExperts(Method):
@@ -161,7 +157,7 @@ class ProjectorExperts(Method):
         expert = self._experts[task.name]
         for name in sorted({sample.task for sample in task.train} - self._experts.keys()):
             self._guests[name] = expert
-        recipe = () if self.freeze_shared else cast(_Assembled, model).recipe_train
+        recipe = () if self.freeze_shared else model.recipe_train
         shared = [pattern for pattern in recipe if pattern.split(".")[0] not in ("projector", "experts")]
         own = [f"experts.{expert}", f"language.lora.{expert}"] if self.adapter else [f"experts.{expert}"]
         model.set_trainable([*shared, *own])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast
+from typing import Literal
 
 from mmcl.data.types import Task
 from mmcl.errors import UserError
@@ -46,9 +46,5 @@ class Selective(Method):
                 where="selective.part",
                 hint="let `train` have `language` or `language.lora`, with LoRA on all linear layers",
             )
-        others = [pattern for pattern in cast(_Recipe, model).recipe_train if not pattern.startswith("language")]
+        others = [pattern for pattern in model.recipe_train if not pattern.startswith("language")]
         model.set_trainable([*others, *sorted({name.rpartition(".")[0] for name in chosen})])
-
-
-class _Recipe(Model):
-    recipe_train: tuple[str, ...]

@@ -223,12 +223,9 @@ def _confusion(grid: Mapping[str, Any]) -> dict[str, Any]:
     rows = []
     for task, counts in zip(grid["tasks"], grid["counts"], strict=True):
         total = sum(counts)
-        cells = [(count / total if total else None, count, total, name) for count, name in _pairs(counts, grid)]
+        pairs = zip(counts, grid["columns"], strict=True)
+        cells = [(count / total if total else None, count, total, name) for count, name in pairs]
         rows.append((task, cells))
     head = ("task asked", *grid["columns"])
     counted = [(task, *counts) for task, counts in zip(grid["tasks"], grid["counts"], strict=True)]
     return {"columns": grid["columns"], "rows": rows, "csv": csv_link([head, *counted])}
-
-
-def _pairs(counts: Sequence[int], grid: Mapping[str, Any]) -> list[tuple[int, str]]:
-    return list(zip(counts, grid["columns"], strict=True))

@@ -94,10 +94,7 @@ def view(run: Run) -> dict[str, Any]:
                 "gallery": forgotten(variant, run.folder, limit=PER_TASK if variant in run.firsts else FEW),
                 "anatomy": _anatomy(variant, run.folder),
                 "behind": len(variant.rows) > 1,
-                "beside": grids(variant.beside),
-                "learning": curve_chart(variant.name, variant.beside, tasks),
-                "learning_csv": csv_link(curve_rows(variant.beside)),
-                "shown_beside": bool(grids(variant.beside) or curve_chart(variant.name, variant.beside, tasks)),
+                **_beside(variant, tasks),
             }
             for variant in run.variants
         ],
@@ -240,6 +237,16 @@ def _cell(value: Cell, what: str, digits: int = 1) -> dict[str, Any]:
         return {"text": None, "title": f"{what}: not measured", "style": "", **PLAIN}
     style = shade_style(shade(value, LIGHT), shade(value, DARK))
     return {"text": units.cell(value, digits), "title": f"{what}: {units.percent(value, 2)}", "style": style, **PLAIN}
+
+
+def _beside(variant: Variant, tasks: list[str]) -> dict[str, Any]:
+    tables, learning = grids(variant.beside), curve_chart(variant.name, variant.beside, tasks)
+    return {
+        "beside": tables,
+        "learning": learning,
+        "learning_csv": csv_link(curve_rows(variant.beside)),
+        "shown_beside": bool(tables or learning),
+    }
 
 
 def _anatomy(variant: Variant, folder: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from mmcl.anatomy.evidence import Asker, look
 from mmcl.anatomy.run import Options, anatomy
@@ -33,15 +34,10 @@ SHAPES = {
 
 def recipe(stream: Any, methods: list[Any], **more: Any) -> dict[str, Any]:
     """A tiny model that learns a task of `shapes` within three seconds: its language model trains as a whole."""
+    tiny = yaml.safe_load((HERE.parents[1] / "recipes" / "tiny.yaml").read_text(encoding="utf-8"))
     data = {
         "name": "test",
-        "model": {
-            "encoder": {"name": "tiny", "tokens": 4, "width": 192, "image_size": 16},
-            "projector": "mlp",
-            "language": {"weights": "tiny:llama", "lora": {"rank": 8}},
-            "train": ["projector", "language"],
-            "features": {"store": False},
-        },
+        "model": tiny["model"] | {"features": {"store": False}},
         "stream": stream,
         "methods": methods,
         "train": {"batch_size": 8, "learning_rate": 0.003, "epochs": 4},
@@ -135,6 +131,17 @@ def test_any_model_and_any_way_of_asking(tmp_path: Path, kind: str) -> None:
     assert entry["parts"] == dict.fromkeys(PARTS, 0.0) | {"prior": 0.5, "language": 0.5}
     assert entry["images"]["before"] == dict.fromkeys(("own", "blank", "foreign", "disordered"), 1.0)
     assert entry["images"]["after"] == dict.fromkeys(("own", "blank", "foreign", "disordered"), 0.0)
+
+
+def test_nothing_is_asked_for_a_side_that_did_not_change(
+    planted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three kinds of images at two stages, the language side, which is both sides, and two rankings."""
+    asked = []
+    monkeypatch.setattr(Asker, "answers", lambda *a, own=Asker.answers: asked.append(a[4]) or own(*a))
+    of_colour(planted("prior"), relearn=0, sample=11)  # not looked at in this way before
+    images = ["blank images", "foreign images", "disordered images"]
+    assert asked == [*images, *images, "own route", "language", "ranking", "ranking without the image"]
 
 
 def test_what_was_learned_from_images_needs_them(planted: Callable[[str], Path]) -> None:

@@ -15,15 +15,10 @@ from mmcl.experiment import Experiment
 from mmcl.export.answering import Answering, Question, sample_of
 from mmcl.recipe.load import recipe_from_dict
 
+TINY = yaml.safe_load((Path(__file__).parents[3] / "recipes" / "tiny.yaml").read_text(encoding="utf-8"))
 RECIPE: dict[str, Any] = {
     "name": "test",
-    "model": {
-        "encoder": {"name": "tiny", "tokens": 4, "width": 192, "image_size": 16},
-        "projector": "mlp",
-        "language": {"weights": "tiny:llama", "lora": {"rank": 8}},
-        "train": ["projector", "language"],
-        "features": {"store": False},
-    },
+    "model": TINY["model"] | {"features": {"store": False}},
     "stream": {
         "name": "shapes",
         "tasks": ["colour", "yes_no"],
@@ -93,6 +88,15 @@ def test_an_answer_ends_where_the_harness_says(run: Path) -> None:
     assert len(answer) > 2
     assert answering.generate([question], max_new_tokens=8, until=["\n\n", answer[2]]) == [answer[:2].strip()]
     assert answering.generate([question], max_new_tokens=8, until=["", "\n\n"]) == [answer]
+
+
+def test_a_method_that_needs_the_task_answers_over_its_base_route(tmp_path: Path) -> None:
+    experts = {"name": "projector_experts", "router": "oracle"}
+    stream = {"name": "shapes", "tasks": ["colour", "count"], "train_size": 8, "test_size": 2}
+    recipe = recipe_from_dict({**RECIPE, "stream": stream, "methods": [experts]}, Path())
+    Experiment(recipe, tmp_path).run()
+    answering = Answering(tmp_path)
+    assert [route.label for route in answering.methods.select(answering.model, [sample_of(Question("?"))])] == ["base"]
 
 
 def test_where_the_images_stand() -> None:
